@@ -1,0 +1,214 @@
+"""One strict, frozen tree of settings. ``load(path)`` is the only way in.
+
+An unknown key is an error that names itself and its nearest neighbour. Every key, its default and
+its meaning stand here once; ``configs/laptop.yaml`` shows them in use.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mygo.errors import ConfigError
+
+Bytes = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class ClusterConfig(_Section):
+    name: str = Field(default="mygo", pattern=r"^[a-z][a-z0-9-]*$")
+    """Names the Ray Serve application and the state file of `mygo up`."""
+    ray_address: str | None = None
+    """None starts Ray on this machine; `auto` joins the cluster that `ray up` made."""
+    data_dir: Path = Path("~/.local/share/mygo")
+    """Journal, uploaded files, index snapshots, secret. Back this up."""
+    cache_dir: Path = Path("~/.cache/mygo")
+    """Converted models and measured profiles. Can be deleted at any time."""
+    haproxy: bool = False
+    """Serve HTTP through Ray's HAProxy instead of its Python proxy: less CPU per token."""
+
+    @field_validator("data_dir", "cache_dir")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+
+class HttpConfig(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    api_keys: dict[str, str] = {}
+    """API key -> tenant. Empty: no key is asked and everybody is tenant `default`."""
+    max_body_bytes: Bytes = 64 * 2**20
+    """Largest request body, uploads included."""
+    max_message_chars: int = Field(default=2_000_000, gt=0)
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    ingress_replicas: int = Field(default=1, ge=1)
+
+
+class ModelConfig(_Section):
+    source: str = "demo:smollm2-135m-instruct"
+    """`demo:...` (from a package), a Hugging Face id, or a local path."""
+    name: str = "smollm2-135m-instruct"
+    """The `model` that clients ask for."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    max_context_tokens: int = Field(default=8192, ge=256)
+    kv_cache_bytes: Bytes = 2**30
+    """Device KV per worker. On CUDA it is taken from the GPU's memory."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    block_tokens: int = Field(default=32, ge=1)
+    """vLLM's block size. On CPU a multiple of 32."""
+    step_tokens: int = Field(default=288, ge=64)
+    """Most tokens per engine step. Small steps let short requests and aborts through on a CPU."""
+    long_prefill_tokens: int = Field(default=256, ge=0)
+    """Most tokens of one long prefill per step; 0 for no such limit."""
+    max_running: int = Field(default=32, ge=1)
+    enforce_eager: bool = True
+    """True skips compilation: minutes faster to start, some per cent slower to run on CPU."""
+    engine: dict[str, Any] = {}
+    """Further vLLM engine arguments, passed on as they are."""
+
+
+class EmbedderConfig(_Section):
+    source: str = "demo:all-minilm-l6-v2"
+    batch: int = Field(default=32, ge=1)
+
+
+class WorkersConfig(_Section):
+    replicas: int = Field(default=2, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"
+    max_ongoing: int = Field(default=64, ge=1)
+    """Requests that one worker accepts before the router passes it by."""
+    start_timeout_s: float = Field(default=900.0, gt=0)
+
+
+class CorpusConfig(_Section):
+    chunk_tokens: int = Field(default=240, ge=16)
+    """Chunk size in tokens of the served model."""
+    overlap_tokens: int = Field(default=0, ge=0)
+    max_file_bytes: Bytes = 32 * 2**20
+
+
+class RetrievalConfig(_Section):
+    shards: int = Field(default=2, ge=1)
+    top_k: int = Field(default=8, ge=1)
+    """Passages per question unless the request says otherwise."""
+    max_top_k: int = Field(default=50, ge=1)
+    timeout_s: float = Field(default=5.0, gt=0)
+    """A shard that answers later than this is left out, and the response says so."""
+    ivf_from_vectors: int = Field(default=50_000, ge=1)
+    """Exact search below, IVF from here on (per shard)."""
+    ivf_probes: int = Field(default=32, ge=1)
+    snapshot_every: int = Field(default=2_000, ge=1)
+    """Journal entries between index snapshots."""
+
+
+class PromptConfig(_Section):
+    system: str = (
+        "You answer questions using only the documents below. "
+        "If they do not contain the answer, say that you do not know."
+    )
+    """System prompt of requests that bring none."""
+    document_order: Literal["retrieval", "cache"] = "retrieval"
+    """`retrieval`: as ranked. `cache`: down the cached tree first. A request may choose."""
+    default_max_tokens: int = Field(default=256, ge=1)
+    conversations: int = Field(default=10_000, ge=0)
+    """Earlier answers that are remembered as ids, so that a next turn can append."""
+
+
+class RoutingConfig(_Section):
+    policy: Literal[
+        "predicted_seconds", "round_robin", "power_of_two", "prefix_affinity", "consistent_hash"
+    ] = "predicted_seconds"
+    """All but the first are baselines, for comparison."""
+    decode_delay_weight: float = Field(default=0.05, ge=0)
+    """How much of a prefill's seconds counts again per decode that it delays."""
+    optimistic_ttl_s: float = Field(default=30.0, gt=0)
+    """How long an announced but unconfirmed prefill counts as cached."""
+    retries: int = Field(default=3, ge=0)
+    """Other attempts for a request whose worker died before the first token."""
+    affinity_imbalance: int = Field(default=8, ge=1)
+    """`prefix_affinity`: difference in open requests from which it falls back to power of two."""
+    affinity_min_match: float = Field(default=0.1, ge=0, le=1)
+    """`prefix_affinity`: share of the prompt's characters below which it picks the emptiest tree."""
+
+
+class Config(_Section):
+    cluster: ClusterConfig = ClusterConfig()
+    http: HttpConfig = HttpConfig()
+    model: ModelConfig = ModelConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    workers: WorkersConfig = WorkersConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    prompt: PromptConfig = PromptConfig()
+    routing: RoutingConfig = RoutingConfig()
+
+    @model_validator(mode="after")
+    def _chunks_fit(self) -> Config:
+        if self.corpus.chunk_tokens >= self.model.max_context_tokens:
+            raise ValueError(
+                f"corpus.chunk_tokens ({self.corpus.chunk_tokens}) must be smaller than "
+                f"model.max_context_tokens ({self.model.max_context_tokens})"
+            )
+        return self
+
+
+def load(path: Path | None = None) -> Config:
+    """Read a YAML file; None gives the defaults. ``${NAME}`` in the text is taken from the environment.
+
+    Raises ConfigError that names the file, the key and what to do.
+    """
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); give a YAML file") from error
+    try:
+        data = yaml.safe_load(os.path.expandvars(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must hold a mapping of sections, not a {type(data).__name__}")
+    return parse(data, origin=str(path))
+
+
+def parse(data: dict[str, Any], *, origin: str = "config") -> Config:
+    """Validate a nested mapping; raises ConfigError with one line per problem."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        lines = [f"{origin}: {_explain(problem)}" for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section = _section_at(problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), section, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(section)}"
+        return f"{key}: unknown key, {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {problem['input']!r})" if key else message
+
+
+def _section_at(loc: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in loc:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)
