@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import NewType, Protocol
 
 TenantId = NewType("TenantId", str)
@@ -28,7 +28,7 @@ PUBLIC = DomainTag("public")
 DEFAULT_TENANT = TenantId("default")
 
 
-class Tier(str, Enum):
+class Tier(StrEnum):
     """Where KV lies, fastest first."""
 
     DEVICE = "device"
@@ -64,7 +64,7 @@ class ScoredPassage:
 # --- prompts -----------------------------------------------------------------------------------
 
 
-class SegmentKind(str, Enum):
+class SegmentKind(StrEnum):
     SYSTEM = "system"
     DOCUMENT = "document"
     TURN = "turn"
