@@ -206,6 +206,35 @@ class Residency:
         return self.device_tokens + self.host_tokens + self.disk_tokens
 
 
+class Phase(StrEnum):
+    """How far a dispatched request has come, as its ingress sees it."""
+
+    PREFILL = "prefill"
+    """No token has come back."""
+    DECODE = "decode"
+    """Tokens are streaming: its prefill is no longer ahead of anybody."""
+    DONE = "done"
+    """It ended; the worker's own events about it may still be on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A request that an ingress has sent to a worker: what it announces to the other replicas.
+
+    Times are seconds on a clock that all ingress replicas share (wall clock).
+    """
+
+    request: RequestId
+    worker: WorkerId
+    path: tuple[PathStep, ...]
+    prefill_s: float
+    """Predicted prefill seconds, without the queue."""
+    sent_s: float
+    expires_s: float
+    """When its path stops counting as held if nothing was heard of it."""
+    phase: Phase = Phase.PREFILL
+
+
 # --- what a worker is asked --------------------------------------------------------------------
 
 
@@ -240,7 +269,10 @@ class GenerateRequest:
     request_id: RequestId
     token_ids: list[int]
     spans: tuple[SegmentSpan, ...]
+    """Cover ``token_ids`` in order; empty for requests without a segment map."""
     sampling: Sampling
+    answer_domain: DomainTag = PUBLIC
+    """The domain of the answer, under which a next turn will look for it."""
 
 
 @dataclass(frozen=True, slots=True)
