@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from mygo.types import PathStep, Residency, ResidencyEvent, SegmentKey, Tier, WorkerId
 
+# Reading a member off its enum class costs as much as the rest of a step of a walk.
+_HOST, _DISK = Tier.HOST, Tier.DISK
+
 
 @dataclass(slots=True)
 class Node:
@@ -94,19 +97,22 @@ class SegmentTree:
         recomputed, so at most the blocks before it count.
         """
         limit_tokens = (path[-1].end_tokens - 1) // block_tokens * block_tokens
-        # A step that ends before the next block border owns no block: nobody reports it.
-        owners = [
-            (self._nodes.get(step.key), step.end_tokens // block_tokens * block_tokens)
-            for step in path
-            if step.end_tokens // block_tokens > step.start_tokens // block_tokens
-        ]
-        if not owners or limit_tokens <= 0 or owners[0][0] is None:
+        owners: list[tuple[Node, int]] = []
+        for step in path:
+            end_tokens = step.end_tokens // block_tokens * block_tokens
+            if end_tokens <= step.start_tokens:
+                continue  # it ends before the next block border: owns no block, is never reported
+            node = self._nodes.get(step.key)
+            if node is None:
+                break
+            owners.append((node, min(end_tokens, limit_tokens)))
+        if not owners or limit_tokens <= 0:
             return {}
         first = owners[0][0]
         located: dict[WorkerId, Residency] = {}
         for worker in first.holders.keys() | first.expected.keys():
             if worker in workers:
-                residency = _walk(worker, owners, limit_tokens)
+                residency = _walk(worker, owners)
                 if residency.cached_tokens:
                     located[worker] = residency
         return located
@@ -146,27 +152,27 @@ class SegmentTree:
             node = parent
 
 
-def _walk(worker: WorkerId, owners: Sequence[tuple[Node | None, int]], limit_tokens: int) -> Residency:
-    """Follow one worker down the block-owning segments of a path until something is missing."""
-    counted = device = host = disk = 0
+def _walk(worker: WorkerId, owners: Sequence[tuple[Node, int]]) -> Residency:
+    """Follow one worker down the block-owning segments of a path until something is missing.
+
+    ``owners`` gives each segment's node and the prompt tokens up to the end of its last block.
+    """
+    counted = host = disk = 0
     for node, end_tokens in owners:
-        if node is None:
+        if node.expected and worker in node.expected:
+            counted = end_tokens
+            continue
+        event = node.holders.get(worker)
+        if event is None:
             break
-        tier, complete, prefix_tokens = Tier.DEVICE, True, end_tokens
-        if worker not in node.expected:
-            event = node.holders.get(worker)
-            if event is None:
-                break
-            tier, complete, prefix_tokens = event.tier, event.complete, event.prefix_tokens
-        gained = min(prefix_tokens, end_tokens, limit_tokens) - counted
-        if gained > 0:
-            counted += gained
-            if tier is Tier.DEVICE:
-                device += gained
-            elif tier is Tier.HOST:
-                host += gained
-            else:
-                disk += gained
-        if not complete or counted == limit_tokens:
+        valid = end_tokens if event.complete else min(event.prefix_tokens, end_tokens)
+        if valid > counted:
+            tier = event.tier
+            if tier is _HOST:
+                host += valid - counted
+            elif tier is _DISK:
+                disk += valid - counted
+            counted = valid
+        if not event.complete:
             break
-    return Residency(device, host, disk)
+    return Residency(counted - host - disk, host, disk)
