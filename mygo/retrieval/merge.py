@@ -1,0 +1,41 @@
+"""Merge rankings into one: of the stores within a shard, and of the shards of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mygo.types import ContentHash, ScoredPassage
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The answer of all shards to one search."""
+
+    passages: tuple[ScoredPassage, ...]
+    """Best first, every text at most once."""
+    missing_shards: tuple[int, ...] = ()
+    """Shards that did not answer in time: what they hold is not considered."""
+    searched_vectors: int = 0
+    """Vectors in the searched stores of the shards that answered."""
+
+
+def merge(rankings: Iterable[Iterable[ScoredPassage]], k: int) -> list[ScoredPassage]:
+    """The best ``k`` of several rankings, best score first; the input order does not matter.
+
+    Passages with equal text (by content hash) count once, with their best score; equal scores are
+    ordered by document, chunk and store. If every input holds the best ``k`` *distinct* texts of
+    its part, the result is the best ``k`` distinct texts of the whole.
+    """
+    ranked = sorted((scored for ranking in rankings for scored in ranking), key=_rank)
+    best: dict[ContentHash, ScoredPassage] = {}
+    for scored in ranked:
+        if len(best) >= k:
+            break
+        best.setdefault(scored.passage.content_hash, scored)
+    return list(best.values())
+
+
+def _rank(scored: ScoredPassage) -> tuple[float, str, int, str, str]:
+    passage = scored.passage
+    return -scored.score, passage.doc_id, passage.index, passage.store_id or "", passage.content_hash

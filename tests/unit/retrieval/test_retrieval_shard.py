@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from retrieval_cases import DIMENSIONS, embed, naive_search, passages
+
+from mygo.retrieval import Shard, owner
+from mygo.retrieval.index import IndexKind
+from mygo.retrieval.shard import StoreContents
+from mygo.types import DocId, Passage, StoreId
+
+A, B = StoreId("vs_a"), StoreId("vs_b")
+EXACT_ONLY = 10**9
+
+
+def make_shard(*, ivf_from_vectors: int = EXACT_ONLY, ivf_probes: int = 10**6) -> Shard:
+    return Shard(DIMENSIONS, index=0, shards=1, ivf_from_vectors=ivf_from_vectors, ivf_probes=ivf_probes)
+
+
+def put(shard: Shard, doc: str, *texts: str, store: StoreId = A) -> None:
+    shard.upsert(store, DocId(doc), passages(doc, texts, store), embed(texts))
+
+
+def found(shard: Shard, query: str, k: int, *stores: StoreId) -> list[tuple[str, int]]:
+    results = shard.search(frozenset(stores or {A}), embed([query])[0], k)
+    return [(scored.passage.doc_id, scored.passage.index) for scored in results]
+
+
+class ShardAgainstNaive(RuleBasedStateMachine):
+    """Any history of updates gives what scoring everything would give, in the same order."""
+
+    documents = st.sampled_from([DocId(f"file-{n}") for n in range(6)])
+    stores = st.sampled_from([A, B])
+    # few texts, some with equal vectors: duplicates and ties are the rule here
+    texts = st.lists(st.sampled_from([f"{n}|{m}" for n in range(6) for m in range(3)]), max_size=6)
+
+    @initialize(ivf_from_vectors=st.sampled_from([1, 4, 8, EXACT_ONLY]))
+    def start(self, ivf_from_vectors: int) -> None:
+        self.ivf_from_vectors = ivf_from_vectors
+        self.shard = make_shard(ivf_from_vectors=ivf_from_vectors)
+        self.held: dict[tuple[StoreId, DocId], list[Passage]] = {}
+
+    @rule(store=stores, doc=documents, texts=texts)
+    def upsert(self, store: StoreId, doc: DocId, texts: list[str]) -> None:
+        put(self.shard, doc, *texts, store=store)
+        self.held[store, doc] = passages(doc, texts, store)
+
+    @rule(store=stores, doc=documents)
+    def delete(self, store: StoreId, doc: DocId) -> None:
+        self.shard.delete(store, doc)
+        self.held.pop((store, doc), None)
+
+    @rule(store=stores)
+    def drop_store(self, store: StoreId) -> None:
+        self.shard.drop_store(store)
+        self.held = {key: value for key, value in self.held.items() if key[0] != store}
+
+    @rule(stores=st.frozensets(stores), query=st.sampled_from("0123x"), k=st.integers(1, 40))
+    def search(self, stores: frozenset[StoreId], query: str, k: int) -> None:
+        vector = embed([query])[0]
+        held = [p for (store, _), ps in self.held.items() if store in stores for p in ps]
+        assert self.shard.search(stores, vector, k) == naive_search(held, vector, k)
+        assert self.shard.count(stores) == len(held)
+
+    @invariant()
+    def knows_only_vectors_of_held_texts(self) -> None:
+        held = {p.content_hash: p.text for ps in self.held.values() for p in ps}
+        known = self.shard.known_vectors([*held, *(p.content_hash for p in passages("x", ["never held"]))])
+        assert known.keys() <= held.keys()
+        for content_hash, vector in known.items():
+            assert np.array_equal(vector, embed([held[content_hash]])[0])
+
+    @invariant()
+    def is_ivf_when_large_only(self) -> None:
+        for store in (A, B):
+            vectors = self.shard.count(frozenset({store}))
+            if vectors >= self.ivf_from_vectors:
+                assert self.shard.kind(store) is IndexKind.IVF
+            if 2 * vectors < self.ivf_from_vectors:
+                assert self.shard.kind(store) is IndexKind.EXACT
+
+
+ShardAgainstNaive.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+test_shard_equals_naive_search_after_any_history = ShardAgainstNaive.TestCase
+
+
+def test_search_finds_k_texts_when_many_copies_of_the_best_would_fill_the_answer() -> None:
+    shard = make_shard()
+    for number in range(100):
+        put(shard, f"copy-{number:03}", "best")
+    put(shard, "other-1", "second")
+    put(shard, "other-2", "third")
+    assert len(found(shard, "best", 3)) == 3
+    assert found(shard, "best", 3)[0] == ("copy-000", 0)
+
+
+def test_search_orders_ties_by_document_when_inserted_in_another_order() -> None:
+    shard = make_shard()
+    for number in reversed(range(60)):
+        put(shard, f"tie-{number:02}", f"same|{number}")
+    assert found(shard, "same", 5) == [(f"tie-{number:02}", 0) for number in range(5)]
+
+
+def test_search_sees_no_other_store_when_one_is_named() -> None:
+    shard = make_shard()
+    put(shard, "secret", "question", store=B)
+    put(shard, "mine", "something else")
+    assert found(shard, "question", 10, A) == [("mine", 0)]
+    assert found(shard, "question", 10, StoreId("vs_unknown")) == []
+
+
+@pytest.mark.parametrize("vectors", [300, 3000])
+def test_ivf_recall_is_total_when_all_lists_are_probed(vectors: int) -> None:
+    shard = make_shard(ivf_from_vectors=100)
+    texts = [f"text {number}" for number in range(vectors)]
+    shard.fill(StoreContents(A, passages("file", texts), embed(texts)))
+    assert shard.kind(A) is IndexKind.IVF
+    query = embed(["query"])[0]
+    expected = np.argsort(-(embed(texts) @ query))[:20].tolist()
+    assert [s.passage.index for s in shard.search({A}, query, 20)] == expected
+
+
+def test_ivf_search_misses_some_but_few_when_few_lists_are_probed() -> None:
+    shard = make_shard(ivf_from_vectors=100, ivf_probes=16)
+    texts = [f"text {number}" for number in range(2000)]
+    shard.fill(StoreContents(A, passages("file", texts), embed(texts)))
+    everything = embed(texts)
+    hits = 0
+    for number in range(20):
+        query = embed([f"query {number}"])[0]
+        best = set(np.argsort(-(everything @ query))[:10].tolist())
+        hits += len(best & {s.passage.index for s in shard.search({A}, query, 10)})
+    assert 0.5 < hits / 200 < 1.0
+
+
+def test_ivf_is_trained_again_when_it_has_doubled() -> None:
+    shard = make_shard(ivf_from_vectors=100)
+    trained_on = []
+    for number in range(400):
+        put(shard, f"file-{number}", f"text {number}")
+        trained_on.append(repr(shard._stores[A].index).partition("trained_on=")[2])
+    assert list(dict.fromkeys(trained_on)) == ["0)", "100)", "200)", "400)"]
+
+
+def test_owner_is_stable_and_spreads_documents() -> None:
+    # another value here moves the documents of existing clusters
+    assert [owner(A, DocId(f"file-{n}"), 4) for n in range(6)] == [0, 2, 3, 1, 0, 0]
+    counts = np.bincount([owner(A, DocId(f"file-{n}"), 4) for n in range(4000)], minlength=4)
+    assert counts.min() > 900
+    # store and document are told apart, whatever their border
+    assert len({owner(StoreId("ab"[:n]), DocId("ab"[n:]), 2**40) for n in range(3)}) == 3
+
+
+def test_upsert_refuses_a_document_when_it_belongs_to_another_shard() -> None:
+    doc = DocId("file-1")
+    shard = Shard(DIMENSIONS, index=1 - owner(A, doc, 2), shards=2, ivf_from_vectors=EXACT_ONLY, ivf_probes=1)
+    with pytest.raises(AssertionError, match="file-1"):
+        shard.upsert(A, doc, passages(doc, ["text"]), embed(["text"]))
+
+
+def test_searches_see_whole_documents_when_updates_and_training_run_beside_them() -> None:
+    """Each document has five chunks of one version; versions alternate while four threads search."""
+    shard = make_shard(ivf_from_vectors=40)
+    stop = threading.Event()
+    problems: list[str] = []
+
+    def search_until_stopped() -> None:
+        while not stop.is_set():
+            by_doc: dict[str, list[str]] = {}
+            for scored in shard.search({A}, embed(["query"])[0], 10**6):
+                by_doc.setdefault(scored.passage.doc_id, []).append(scored.passage.text.split()[0])
+            problems.extend(
+                f"{doc}: {texts}" for doc, texts in by_doc.items() if len(texts) != 5 or len(set(texts)) != 1
+            )
+
+    threads = [threading.Thread(target=search_until_stopped) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for step in range(150):
+            doc = f"file-{step * 7 % 20}"
+            if step % 10 == 9:
+                shard.delete(A, DocId(doc))
+            else:
+                put(shard, doc, *(f"v{step} {doc} {chunk}" for chunk in range(5)))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not problems
+    assert len(shard) == 5 * len({s.passage.doc_id for s in shard.search({A}, embed(["q"])[0], 10**6)})
