@@ -1,0 +1,5 @@
+import sys
+
+from mygo.cli import main
+
+sys.exit(main())

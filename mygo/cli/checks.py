@@ -1,0 +1,172 @@
+"""What ``mygo check`` looks at, and ``mygo up`` before it starts anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from mygo import models
+from mygo.config import Config
+from mygo.errors import ConfigError, MygoError
+
+_MIN_FREE_BYTES = 500 * 2**20
+# Resident memory of one CPU worker beyond its weights and KV (libraries, activations, Ray's processes),
+# and of everything else (retrieval, ingress, Ray itself); both measured on x86-64 with vLLM 0.32.
+_WORKER_BYTES = int(2.2 * 2**30)
+_CLUSTER_BYTES = 2 * 2**30
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    check: str
+    level: Level
+    detail: str
+    """What was found; for a warning or a failure also what to do."""
+
+
+def run(config: Config, *, running: bool = False, progress: bool = False) -> Iterator[Finding]:
+    """Look at everything a start needs, yielding findings as they come.
+
+    Finding the models may convert or download them: ``progress`` shows that. ``running`` says that this
+    very cluster already runs, so its port is expected to be taken.
+    """
+    yield _guard("versions", _versions)
+    yield _guard("port", lambda: _port(config, running))
+    for key, path in (("data_dir", config.cluster.data_dir), ("cache_dir", config.cluster.cache_dir)):
+        yield _guard(f"cluster.{key}", partial(_disk, key, path))
+    if config.workers.device == "cuda":
+        yield _guard("gpus", lambda: _gpus(config))
+    sources = {"model": config.model.source, "embedder": config.embedder.source}
+    weights_bytes = 0
+    for section, source in sources.items():
+        found: list[Path] = []
+        yield _guard(
+            f"{section}.source",
+            partial(_model, section, source, config, found, progress),
+        )
+        weights_bytes += sum(_weights_bytes(path) for path in found if section == "model")
+    if config.workers.device == "cpu" and weights_bytes and not running:
+        yield _guard("memory", lambda: _memory(config, weights_bytes))
+
+
+def _guard(check: str, look: Callable[[], Finding | str]) -> Finding:
+    try:
+        found = look()
+    except MygoError as error:
+        return Finding(check, Level.FAILED, str(error))
+    return found if isinstance(found, Finding) else Finding(check, Level.OK, found)
+
+
+def _versions() -> str:
+    installed = {}
+    for package in ("ray", "torch"):
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise ConfigError(f"{package} is not installed; run `make install`") from None
+    from mygo.serve import ray_versions
+    from mygo.vllm_plugin import versions as vllm_versions
+
+    ray_versions.check()
+    vllm_versions.check()
+    return ", ".join(f"{package} {version}" for package, version in installed.items())
+
+
+def _port(config: Config, running: bool) -> str:
+    host, port = config.http.host, config.http.port
+    if running:
+        return f"{port}, in use by this cluster"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"http.port: {host}:{port} cannot be bound ({os.strerror(error.errno or 0)}); stop what "
+                f"listens there (`ss -ltnp 'sport = :{port}'` names it) or set http.port to another port"
+            ) from error
+    return f"{host}:{port} is free"
+
+
+def _disk(key: str, path: Path) -> Finding | str:
+    probe = path / f".writable-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"cluster.{key}: {path} cannot be written ({error.strerror}); set it to another folder"
+        ) from error
+    free_bytes = shutil.disk_usage(path).free
+    detail = f"{path}, {free_bytes / 2**30:.1f} GiB free"
+    if free_bytes < _MIN_FREE_BYTES:
+        return Finding(f"cluster.{key}", Level.WARNING, f"{detail}: free some space before it runs out")
+    return detail
+
+
+def _gpus(config: Config) -> str:
+    import torch
+
+    wanted = config.workers.replicas * config.model.tensor_parallel
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.cluster.ray_address is None and present < wanted:
+        raise ConfigError(
+            f"workers.device: cuda needs {wanted} GPUs (workers.replicas {config.workers.replicas} x "
+            f"model.tensor_parallel {config.model.tensor_parallel}), and this machine shows {present}; lower "
+            "one of them, set workers.device to cpu, or join a cluster with cluster.ray_address"
+        )
+    return f"{present} on this machine, {wanted} needed"
+
+
+def _model(section: str, source: str, config: Config, found: list[Path], progress: bool) -> str:
+    try:
+        path = models.resolve(source, config.cluster.cache_dir, progress=progress)
+        if section == "model":
+            models.tokenizer_path(path)
+    except MygoError as error:
+        raise ConfigError(f"{section}.source: {error}") from error
+    found.append(path)
+    return f"{source} -> {path}"
+
+
+def _weights_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+
+
+def _memory(config: Config, weights_bytes: int) -> Finding | str:
+    worker_bytes = weights_bytes + config.model.kv_cache_bytes + _WORKER_BYTES
+    need_bytes = config.workers.replicas * worker_bytes + _CLUSTER_BYTES
+    total_bytes, available_bytes = _meminfo("MemTotal"), _meminfo("MemAvailable")
+    detail = (
+        f"about {need_bytes / 2**30:.1f} GiB needed by {config.workers.replicas} workers, "
+        f"{available_bytes / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB available"
+    )
+    advice = "lower workers.replicas or model.kv_cache_bytes"
+    if need_bytes > total_bytes:
+        raise ConfigError(f"{detail}; {advice}")
+    if need_bytes > available_bytes:
+        return Finding("memory", Level.WARNING, f"{detail}; close other programs or {advice}")
+    return detail
+
+
+def _meminfo(field: str) -> int:
+    """Bytes of one line of /proc/meminfo."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"/proc/meminfo has no {field}")
