@@ -1,0 +1,94 @@
+"""What every resource's handlers share, and the small steps that all of them take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from mygo.api.memory import Memory
+from mygo.api.schemas.base import parse_json
+from mygo.api.service import Service
+from mygo.config import Config
+from mygo.errors import BadRequest, NotFound
+from mygo.types import RequestId, TenantId
+
+B = TypeVar("B", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    config: Config
+    service: Callable[[], Service]
+    """Asked for once per request, so that the app can be built before the service is there."""
+    memory: Memory
+
+    def check_model(self, model: str) -> None:
+        served = self.config.model.name
+        if model != served:
+            raise NotFound(
+                f"model {model[:80]!r} is not served here; ask for {served!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def top_k(self, asked: int | None, *, param: str) -> int:
+        """Passages to retrieve; raises BadRequest above the deployment's limit."""
+        retrieval = self.config.retrieval
+        if asked is None:
+            return retrieval.top_k
+        if asked > retrieval.max_top_k:
+            raise BadRequest(
+                f"{param}: {asked} is above this deployment's limit; ask for at most {retrieval.max_top_k}",
+                param=param,
+            )
+        return asked
+
+    def max_tokens(self, asked: int | None, *, param: str) -> int:
+        """Tokens to generate at most; raises BadRequest if they alone would fill the context."""
+        if asked is None:
+            return self.config.prompt.default_max_tokens
+        limit = self.config.model.max_context_tokens
+        if asked >= limit:
+            raise BadRequest(
+                f"{param}: {asked} tokens do not fit a context of {limit} beside a prompt; ask for fewer",
+                param=param,
+            )
+        return asked
+
+
+def tenant_of(request: Request) -> TenantId:
+    return cast(TenantId, request.state.tenant)
+
+
+def request_id_of(request: Request) -> RequestId:
+    return cast(RequestId, request.state.request_id)
+
+
+async def body_of(request: Request, model: type[B]) -> B:
+    return parse_json(model, await request.body())
+
+
+def json_response(
+    value: Mapping[str, Any], *, headers: Mapping[str, str] | None = None, status: int = 200
+) -> Response:
+    body = json.dumps(value, separators=(",", ":")).encode()
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def list_response(items: list[dict[str, Any]], *, has_more: bool) -> Response:
+    """A page in OpenAI's shape; ``id`` of the last item is the cursor of the next page."""
+    return json_response(
+        {
+            "object": "list",
+            "data": items,
+            "first_id": items[0]["id"] if items else None,
+            "last_id": items[-1]["id"] if items else None,
+            "has_more": has_more,
+        }
+    )

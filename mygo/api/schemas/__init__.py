@@ -1,0 +1,1 @@
+"""What clients may send, as strict pydantic models: one file per resource."""
