@@ -262,6 +262,10 @@ class Directory:
             located.update(self._tree.locate(path, block_tokens, workers))
         return located
 
+    def held_tokens(self, worker: WorkerId) -> int:
+        """Tokens that a worker reported as held, each counted once; KeyError if it never joined."""
+        return sum(max(0, event.prefix_tokens - event.start_tokens) for event in self._held(worker))
+
     def holders(self, key: SegmentKey) -> frozenset[WorkerId]:
         """Workers that hold some of a segment, or are expected to."""
         node = self._tree.get(key)

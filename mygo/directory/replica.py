@@ -157,6 +157,10 @@ class Replica:
         """See ``Directory.locate``."""
         return self._view.locate(path)
 
+    def held_tokens(self, worker: WorkerId) -> int:
+        """See ``Directory.held_tokens``."""
+        return self._view.held_tokens(worker)
+
     def holders(self, key: SegmentKey) -> frozenset[WorkerId]:
         """See ``Directory.holders``."""
         return self._view.holders(key)

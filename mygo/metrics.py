@@ -1,0 +1,78 @@
+"""Every metric: name, kind, labels, help. Names carry their unit, after Prometheus's conventions.
+
+This room only declares; ``mygo/serve/instruments.py`` creates them, so pure rooms stay pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+REQUESTS = Metric(
+    "mygo_requests",
+    Kind.COUNTER,
+    "Answers asked for, by how they ended (ok, refused, failed, cut).",
+    ("outcome",),
+)
+TTFT_S = Metric(
+    "mygo_time_to_first_token_seconds", Kind.HISTOGRAM, "From the request's arrival to its first token.",
+    buckets=SECONDS,
+)  # fmt: skip
+RETRIEVAL_S = Metric(
+    "mygo_retrieval_seconds",
+    Kind.HISTOGRAM,
+    "Embedding the question, searching and merging.",
+    buckets=SECONDS,
+)
+QUEUE_S = Metric(
+    "mygo_queue_seconds", Kind.HISTOGRAM, "In the engine's queue before prefill began.", buckets=SECONDS
+)
+PREFILL_S = Metric(
+    "mygo_prefill_seconds", Kind.HISTOGRAM, "From the start of prefill to the first token.", buckets=SECONDS
+)
+PROMPT_TOKENS = Metric(
+    "mygo_prompt_tokens",
+    Kind.COUNTER,
+    "Prompt tokens by where their KV came from (device, host, disk, computed).",
+    ("source",),
+)
+PREDICTED_CACHED_TOKENS = Metric(
+    "mygo_predicted_cached_tokens",
+    Kind.COUNTER,
+    "Cached tokens that routing predicted. Far above the device, host and disk tokens of "
+    "mygo_prompt_tokens means that the directory promises hits which the engines do not see.",
+)
+RETRIES = Metric("mygo_retries", Kind.COUNTER, "Requests sent to another worker because theirs was lost.")
+DEGRADED = Metric("mygo_degraded_answers", Kind.COUNTER, "Answers given without some retrieval shard.")
+WORKER_QUEUED_TOKENS = Metric(
+    "mygo_worker_queued_tokens", Kind.GAUGE, "Prompt tokens that a worker has yet to compute.", ("worker",)
+)
+WORKER_RUNNING = Metric("mygo_worker_running_requests", Kind.GAUGE, "Requests in the engine.", ("worker",))
+WORKER_WAITING = Metric("mygo_worker_waiting_requests", Kind.GAUGE, "Requests in its queue.", ("worker",))
+JOURNAL_POSITION = Metric("mygo_journal_position", Kind.GAUGE, "Last entry of the corpus journal.")
+SEARCHABLE_POSITION = Metric(
+    "mygo_searchable_position", Kind.GAUGE, "Last journal entry that every live shard has applied."
+)
+
+ALL = (
+    REQUESTS, TTFT_S, RETRIEVAL_S, QUEUE_S, PREFILL_S, PROMPT_TOKENS, PREDICTED_CACHED_TOKENS, RETRIES,
+    DEGRADED, WORKER_QUEUED_TOKENS, WORKER_RUNNING, WORKER_WAITING, JOURNAL_POSITION, SEARCHABLE_POSITION,
+)  # fmt: skip

@@ -1,0 +1,39 @@
+"""Errors across process borders: what a deployment raised, without Ray's wrapping."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+
+from mygo.errors import MygoError, Unavailable
+
+T = TypeVar("T")
+
+
+async def reply(response: Awaitable[T], who: str) -> T:
+    """Await a handle's response.
+
+    Raises the MygoError that the deployment raised; Unavailable, naming ``who``, if it is away.
+    """
+    try:
+        return await response
+    except RayTaskError as error:
+        raise cause(error) from error
+    except (RayError, RayServeException) as error:
+        raise Unavailable(f"the {who} is being restarted; try again shortly", retry_after_s=5.0) from error
+
+
+def cause(error: BaseException) -> BaseException:
+    """The MygoError inside a Ray error, or the error itself."""
+    inner: Any = error.cause if isinstance(error, RayTaskError) else error
+    return inner if isinstance(inner, MygoError) else error
+
+
+def is_loss(error: BaseException) -> bool:
+    """True if the callee is gone or cannot serve, rather than having refused the request."""
+    if isinstance(error, RayTaskError):
+        return isinstance(error.cause, Unavailable | RayError)
+    return isinstance(error, RayError | RayServeException | StopAsyncIteration)

@@ -1,0 +1,139 @@
+"""The corpus half of the HTTP service: files and vector stores, asked of the librarian."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from mygo.api.service import (
+    Attributes,
+    FileCounts,
+    FileStatus,
+    FileView,
+    Listing,
+    Page,
+    StoreFileView,
+    StoreView,
+)
+from mygo.corpus import File, PageRequest, Store, StoreFile, StoreFileStatus, StoreUsage
+from mygo.serve.calls import reply
+from mygo.types import PUBLIC, StoreId, TenantId
+
+
+class CorpusService:
+    """See ``mygo.api.service.Service`` for what each method promises."""
+
+    def __init__(self, librarian: DeploymentHandle) -> None:
+        self._librarian = librarian
+
+    async def create_store(
+        self, tenant: TenantId, *, name: str, metadata: Mapping[str, str], public: bool
+    ) -> StoreView:
+        domain = PUBLIC if public else None
+        store = await self._catalog("create_store", tenant, name=name, domain=domain, metadata=metadata)
+        return await self._store_view(tenant, store)
+
+    async def update_store(
+        self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
+    ) -> StoreView:
+        store = await self._catalog("update_store", tenant, store_id, name=name, metadata=metadata)
+        return await self._store_view(tenant, store)
+
+    async def store(self, tenant: TenantId, store_id: StoreId) -> StoreView:
+        return await self._store_view(tenant, await self._catalog("get_store", tenant, store_id))
+
+    async def stores(self, tenant: TenantId, page: Page) -> Listing[StoreView]:
+        stores, has_more = await self._catalog("list_stores", tenant, _page(page))
+        return Listing(tuple([await self._store_view(tenant, store) for store in stores]), has_more)
+
+    async def delete_store(self, tenant: TenantId, store_id: StoreId) -> None:
+        await self._catalog("delete_store", tenant, store_id)
+
+    async def create_file(self, tenant: TenantId, *, filename: str, purpose: str, content: bytes) -> FileView:
+        return _file_view(await self._catalog("add_file", tenant, filename, content, purpose=purpose))
+
+    async def file(self, tenant: TenantId, file_id: str) -> FileView:
+        return _file_view(await self._catalog("get_file", tenant, file_id))
+
+    async def files(self, tenant: TenantId, page: Page, *, purpose: str | None) -> Listing[FileView]:
+        files, has_more = await self._catalog("list_files", tenant, _page(page), purpose=purpose)
+        return Listing(tuple(_file_view(file) for file in files), has_more)
+
+    async def file_content(self, tenant: TenantId, file_id: str) -> bytes:
+        content: bytes = await self._catalog("content", tenant, file_id)
+        return content
+
+    async def delete_file(self, tenant: TenantId, file_id: str) -> None:
+        await self._catalog("delete_file", tenant, file_id)
+
+    async def attach_file(
+        self, tenant: TenantId, store_id: StoreId, file_id: str, *, attributes: Attributes
+    ) -> StoreFileView:
+        member = await self._catalog("attach", tenant, store_id, file_id, attributes=attributes or None)
+        return await self._member_view(tenant, member)
+
+    async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView:
+        return await self._member_view(
+            tenant, await self._catalog("get_store_file", tenant, store_id, file_id)
+        )
+
+    async def store_files(
+        self, tenant: TenantId, store_id: StoreId, page: Page, *, status: FileStatus | None
+    ) -> Listing[StoreFileView]:
+        wanted = StoreFileStatus(status) if status else None
+        members, has_more = await self._catalog(
+            "list_store_files", tenant, store_id, _page(page), status=wanted
+        )
+        return Listing(tuple([await self._member_view(tenant, member) for member in members]), has_more)
+
+    async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> None:
+        await self._catalog("detach", tenant, store_id, file_id)
+
+    async def _catalog(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return await reply(self._librarian.catalog.remote(method, *args, **kwargs), "librarian")
+
+    async def _store_view(self, tenant: TenantId, store: Store) -> StoreView:
+        usage: StoreUsage = await self._catalog("store_usage", tenant, store.id)
+        return StoreView(
+            id=store.id,
+            name=store.name,
+            created_at_s=int(store.created_at),
+            counts=FileCounts(**{status.value: count for status, count in usage.counts.items()}),
+            usage_bytes=usage.bytes,
+            metadata=store.metadata,
+            public=store.domain == PUBLIC,
+        )
+
+    async def _member_view(self, tenant: TenantId, member: StoreFile) -> StoreFileView:
+        failure = member.error
+        return StoreFileView(
+            file_id=member.file_id,
+            store_id=member.store_id,
+            status=member.status.value,
+            created_at_s=int(member.created_at),
+            usage_bytes=member.bytes,
+            attributes=member.attributes,
+            error=failure.message if failure else None,
+            error_code="server_error" if failure and failure.code == "server_error" else "unsupported_file",
+        )
+
+
+def _page(page: Page) -> PageRequest:
+    return PageRequest(
+        limit=page.limit,
+        order="desc" if page.descending else "asc",
+        after=page.after,
+        before=page.before,
+    )
+
+
+def _file_view(file: File) -> FileView:
+    return FileView(
+        id=file.id,
+        filename=file.filename,
+        bytes=file.bytes,
+        purpose=file.purpose,
+        created_at_s=int(file.created_at),
+    )

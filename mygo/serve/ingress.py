@@ -1,0 +1,311 @@
+"""The ingress: a question comes in; documents, a prompt, a worker and an answer go out.
+
+``Ingress.answer`` is the read path, top to bottom. The HTTP shapes are in ``mygo/api``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from transformers import AutoTokenizer
+
+from mygo import metrics
+from mygo.api import create_app
+from mygo.api.service import (
+    Answer,
+    AnswerHead,
+    AnswerRequest,
+    Hit,
+    InlineDocument,
+    Readiness,
+    Retrieval,
+    SearchResult,
+)
+from mygo.config import Config
+from mygo.prompt import (
+    CacheOrder,
+    ChatTemplate,
+    Conversations,
+    DocumentOrder,
+    Message,
+    PromptBuilder,
+    retrieval_order,
+)
+from mygo.serve.calls import reply
+from mygo.serve.cluster_status import ClusterStatus
+from mygo.serve.corpus_service import CorpusService
+from mygo.serve.dispatch import Dispatcher, Generation
+from mygo.serve.instruments import Instruments, cluster_metrics
+from mygo.serve.search import Searcher
+from mygo.tree.keys import domain_salt, root_key
+from mygo.types import (
+    ContentHash,
+    DocId,
+    DomainTag,
+    GenerateRequest,
+    Passage,
+    Prompt,
+    ScoredPassage,
+    SegmentSpan,
+    TenantId,
+    TokenDelta,
+)
+
+logger = logging.getLogger(__name__)
+
+JOURNAL_WAIT_S = 5.0
+
+
+@serve.ingress()
+class Ingress(CorpusService):
+    """Deployment; implements ``mygo.api.service.Service``."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors
+        self,
+        config: Config,
+        model_path: Path,
+        workers: DeploymentHandle,
+        directory: DeploymentHandle,
+        librarian: DeploymentHandle,
+        embedder: DeploymentHandle,
+        shards: Sequence[DeploymentHandle],
+    ) -> None:
+        super().__init__(librarian)
+        self._config = config
+        self._secret: bytes = await librarian.secret.remote()
+        self._salts: dict[DomainTag, str] = {}
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
+        root = root_key(model=config.model.name, kv_dtype=config.model.dtype)
+        self._builder = PromptBuilder(
+            ChatTemplate.from_tokenizer(tokenizer),
+            tokenizer,
+            root,
+            max_context_tokens=config.model.max_context_tokens,
+            system=config.prompt.system,
+            default_max_tokens=config.prompt.default_max_tokens,
+        )
+        self._conversations = Conversations(
+            config.prompt.conversations, root=root, system=config.prompt.system
+        )
+        self._dispatcher = Dispatcher(config, workers, directory, rng=random.Random())
+        self._searcher = Searcher(config, librarian, embedder, shards)
+        self._status = ClusterStatus(config, librarian, shards, self._dispatcher)
+        self._instruments = Instruments()
+        self._background = [
+            asyncio.create_task(self._dispatcher.follow()),
+            asyncio.create_task(self._follow_journal()),
+        ]
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        app = create_app(self._config, lambda: self)
+        app.add_api_route("/v1/mygo/status", self._status.report, methods=["GET"])
+        return app
+
+    async def answer(self, tenant: TenantId, request: AnswerRequest) -> Answer:
+        arrived_s = time.perf_counter()
+        passages, degraded = await self._documents(tenant, request)
+        retrieval_s = time.perf_counter() - arrived_s
+
+        prompt = self._lay_out(tenant, request, passages)
+        generation = await self._dispatcher.start(
+            GenerateRequest(
+                request_id=request.request_id,
+                token_ids=prompt.token_ids,
+                spans=self._spans(prompt),
+                sampling=self._fitted(request, prompt),
+                answer_domain=prompt.segments[-1].domain,
+            ),
+            prompt,
+            _text(request, prompt),
+        )
+        self._measure(generation, prompt, retrieval_s, time.perf_counter() - arrived_s, degraded)
+        head = AnswerHead(
+            prompt_token_ids=prompt.token_ids,
+            route=generation.route,
+            retrieval_s=retrieval_s,
+            citations=tuple(Hit.of(scored) for scored in prompt.citations),
+            dropped=tuple(Hit.of(ScoredPassage(passage, 0.0)) for passage in prompt.dropped),
+            degraded=degraded,
+        )
+        return Answer(head, _Remembered(generation, self, tenant, request, prompt))
+
+    async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> SearchResult:
+        found = await self._searcher.search(tenant, query, retrieval)
+        hits = tuple(
+            Hit.of(scored, attributes)
+            for scored, attributes in zip(found.passages, found.attributes, strict=True)
+        )
+        return SearchResult(hits, found.degraded)
+
+    async def readiness(self) -> Readiness:
+        return await self._status.readiness()
+
+    async def metrics_text(self) -> str:
+        await self._status.record(self._instruments)
+        return await cluster_metrics()
+
+    async def _documents(
+        self, tenant: TenantId, request: AnswerRequest
+    ) -> tuple[list[ScoredPassage], tuple[str, ...]]:
+        if request.retrieval is not None:
+            found = await self._searcher.search(tenant, request.query, request.retrieval)
+            return found.passages, found.degraded
+        domain = DomainTag(tenant)
+        return [_inline(document, domain) for document in request.documents], ()
+
+    def _lay_out(self, tenant: TenantId, request: AnswerRequest, passages: list[ScoredPassage]) -> Prompt:
+        """Documents first, or appended to the conversation so far: whichever is predicted to be sooner."""
+        messages = [Message(message.role, message.text) for message in request.messages]
+        domain = DomainTag(tenant)
+        order = self._order(request)
+        max_tokens = request.sampling.max_tokens
+        fresh = self._builder.documents_first(
+            messages, passages, domain=domain, max_tokens=max_tokens, order=order
+        )
+        earlier = self._conversations.recall(tenant, messages[:-1], stores=_stores(request))
+        if earlier is None:
+            return fresh
+        appended = self._builder.appended(
+            earlier, messages, passages, domain=domain, max_tokens=max_tokens, order=order
+        )
+        if appended is None or self._dispatcher.price_s(fresh) < self._dispatcher.price_s(appended):
+            return fresh
+        return appended
+
+    def _order(self, request: AnswerRequest) -> DocumentOrder:
+        if request.document_order == "retrieval":
+            return retrieval_order
+        return CacheOrder(lambda key: len(self._dispatcher.directory.holders(key)))
+
+    def _spans(self, prompt: Prompt) -> tuple[SegmentSpan, ...]:
+        return tuple(
+            SegmentSpan(segment.key, step.end_tokens, self._salt(segment.domain))
+            for segment, step in zip(prompt.segments, prompt.path, strict=True)
+        )
+
+    def _salt(self, domain: DomainTag) -> str:
+        salt = self._salts.get(domain)
+        if salt is None:
+            salt = self._salts[domain] = domain_salt(self._secret, domain)
+        return salt
+
+    def _measure(
+        self,
+        generation: Generation,
+        prompt: Prompt,
+        retrieval_s: float,
+        ttft_s: float,
+        degraded: Sequence[str],
+    ) -> None:
+        record = self._instruments
+        record.add(metrics.REQUESTS, outcome="ok")
+        record.observe(metrics.TTFT_S, ttft_s)
+        record.observe(metrics.RETRIEVAL_S, retrieval_s)
+        record.add(metrics.RETRIES, generation.attempts - 1)
+        record.add(metrics.DEGRADED, 1 if degraded else 0)
+        record.add(metrics.PREDICTED_CACHED_TOKENS, generation.route.predicted_cached_tokens)
+        if generation.prefill is not None:
+            record.observe(metrics.QUEUE_S, generation.prefill.queue_s)
+            record.observe(metrics.PREFILL_S, generation.prefill.prefill_s)
+            cached = generation.prefill.cached_tokens
+            for tier, tokens in cached.items():
+                record.add(metrics.PROMPT_TOKENS, tokens, source=tier.value)
+            record.add(metrics.PROMPT_TOKENS, prompt.tokens - sum(cached.values()), source="computed")
+
+    def remember(
+        self, tenant: TenantId, request: AnswerRequest, prompt: Prompt, text: str, ids: Sequence[int]
+    ) -> None:
+        """Keep a finished answer as ids, so that the next turn can be appended to it."""
+        messages = [Message(message.role, message.text) for message in request.messages]
+        self._conversations.remember(tenant, messages, prompt, text, ids, stores=_stores(request))
+
+    def _fitted(self, request: AnswerRequest, prompt: Prompt) -> Any:
+        room = self._builder.remaining_tokens(prompt)
+        return replace(request.sampling, max_tokens=max(1, min(request.sampling.max_tokens, room)))
+
+    async def _follow_journal(self) -> None:
+        """Forget conversations over documents that were deleted."""
+        position = (await self._librarian.status.remote())["position"]
+        while True:
+            try:
+                entries = await reply(self._librarian.read.remote(position, 256, JOURNAL_WAIT_S), "librarian")
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                logger.warning("cannot follow the journal: %s", error)
+                await asyncio.sleep(1.0)
+                continue
+            for entry in entries:
+                for passage in entry.removed:
+                    self._conversations.forget_document(entry.domain, passage.content_hash)
+                for passage in entry.passages:
+                    self._conversations.admit_document(entry.domain, passage.content_hash)
+                position = entry.position
+
+
+class _Remembered:
+    """A generation that is kept for the next turn of its conversation when it ends by itself."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        ingress: Ingress,
+        tenant: TenantId,
+        request: AnswerRequest,
+        prompt: Prompt,
+    ) -> None:
+        self._generation = generation
+        self._ingress = ingress
+        self._tenant = tenant
+        self._request = request
+        self._prompt = prompt
+        self._text: list[str] = []
+        self._ids: list[int] = []
+
+    def __aiter__(self) -> AsyncIterator[TokenDelta]:
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        delta = await anext(self._generation)
+        self._text.append(delta.text)
+        self._ids.extend(delta.token_ids)
+        # a stop string cuts text that the ids still hold: such an answer is not kept
+        if delta.finish_reason is not None and not self._request.sampling.stop:
+            self._ingress.remember(self._tenant, self._request, self._prompt, "".join(self._text), self._ids)
+        return delta
+
+    async def aclose(self) -> None:
+        await self._generation.aclose()
+
+
+def _inline(document: InlineDocument, domain: DomainTag) -> ScoredPassage:
+    digest = hashlib.sha256(document.text.encode(errors="surrogatepass")).hexdigest()
+    passage = Passage(
+        doc_id=DocId(document.id),
+        index=0,
+        text=document.text,
+        content_hash=ContentHash(digest),
+        filename=document.title,
+        domain=domain,
+    )
+    return ScoredPassage(passage, 0.0)
+
+
+def _stores(request: AnswerRequest) -> tuple[Any, ...]:
+    return request.retrieval.store_ids if request.retrieval else ()
+
+
+def _text(request: AnswerRequest, prompt: Prompt) -> str:
+    """The prompt as text, for the baseline routers that look at characters."""
+    documents = [segment.passage.text for segment in prompt.segments if segment.passage is not None]
+    return "\n".join([*documents, *(message.text for message in request.messages)])

@@ -1,0 +1,165 @@
+"""The librarian: the one process that owns the corpus on disk (journal, catalog, files).
+
+One replica, so there is one writer. Parsing runs in the background, a file at a time, and resumes
+after a crash with whatever is still in progress. Shards read the journal from here; the position that
+a shard asks to read after is how far it has come, so the librarian knows when a document can be found,
+and calls a file completed only then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tokenizers import Tokenizer
+
+from mygo.config import Config
+from mygo.corpus import Attributes, Chunker, Entry, Library, StoreFile, StoreFileStatus, StoreUsage
+from mygo.types import DocId, StoreId, TenantId
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+SHARD_SILENCE_S = 10.0
+"""A shard that has not asked for entries this long is dead, and nobody waits for it."""
+DELETION_WAIT_S = 2.0
+
+
+class Librarian:
+    """Deployment; every method below is called through Ray Serve handles."""
+
+    def __init__(self, config: Config, tokenizer_path: Path) -> None:
+        chunker = Chunker(
+            Tokenizer.from_file(str(tokenizer_path / "tokenizer.json")),
+            config.corpus.chunk_tokens,
+            config.corpus.overlap_tokens,
+        )
+        self._library = Library(config.cluster.data_dir, chunker)
+        self._secret = _cluster_secret(config.cluster.data_dir / "secret")
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus")
+        self._appended = asyncio.Event()
+        self._work = asyncio.Event()
+        self._work.set()
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._start_position = self._library.journal.position()
+        self._completed_at: dict[tuple[StoreId, DocId], int] = {}
+        self._parsing = asyncio.create_task(self._parse_forever())
+
+    async def secret(self) -> bytes:
+        """The key under which sharing domains become salts; the same for the whole cluster."""
+        return self._secret
+
+    async def catalog(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Run one method of the catalog; its errors travel to the caller.
+
+        What deletes returns once live shards no longer find it.
+        """
+        result = await self._in_thread(getattr(self._library.catalog, method), *args, **kwargs)
+        if method in ("attach", "detach", "cancel", "delete_file", "delete_store"):
+            self._work.set()
+            self._announce()
+        if method in ("detach", "delete_file", "delete_store"):
+            await self._wait_for_shards(await self._in_thread(self._library.journal.position))
+        return self._as_seen_by_searches(result)
+
+    async def authorize(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> None:
+        """Raise NotFound for the first store that does not exist for this tenant."""
+        for store_id in store_ids:
+            await self._in_thread(self._library.catalog.get_store, tenant, store_id)
+
+    async def describe(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
+        """The attributes of documents in stores; None for one that was deleted meanwhile."""
+        return await self._in_thread(self._library.catalog.attributes_of, documents)
+
+    async def read(self, after: int, limit: int, wait_s: float, shard: int | None = None) -> list[Entry]:
+        """Journal entries above a position; waits up to ``wait_s`` for the first one."""
+        if shard is not None:
+            self._seen[shard] = (after, time.monotonic())
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            announced = self._appended
+            entries = await self._in_thread(self._library.journal.read, after, limit)
+            left_s = deadline_s - time.monotonic()
+            if entries or left_s <= 0:
+                return entries
+            try:
+                await asyncio.wait_for(announced.wait(), left_s)
+            except TimeoutError:
+                return []
+
+    async def status(self) -> dict[str, int]:
+        position = await self._in_thread(self._library.journal.position)
+        pending = await self._in_thread(self._library.pending)
+        return {"position": position, "searchable": self._searchable(), "pending_files": len(pending)}
+
+    def _searchable(self) -> int:
+        """The last position that every live shard has applied; 0 while there is none."""
+        now_s = time.monotonic()
+        alive = [at for at, seen_s in self._seen.values() if now_s - seen_s < SHARD_SILENCE_S]
+        return min(alive) if alive else 0
+
+    async def _wait_for_shards(self, position: int) -> None:
+        deadline_s = time.monotonic() + DELETION_WAIT_S
+        while self._searchable() < position and time.monotonic() < deadline_s:  # noqa: ASYNC110  bounded
+            await asyncio.sleep(0.02)
+
+    def _as_seen_by_searches(self, result: Any) -> Any:
+        """Journalled but not yet found by a search is still in progress for a client that polls."""
+        match result:
+            case StoreFile(status=StoreFileStatus.COMPLETED):
+                key = (result.store_id, result.file_id)
+                if self._completed_at.get(key, self._start_position) > self._searchable():
+                    return replace(result, status=StoreFileStatus.IN_PROGRESS)
+                self._completed_at.pop(key, None)
+            case StoreUsage():
+                waiting = sum(
+                    store_id == result.store_id and position > self._searchable()
+                    for (store_id, _), position in self._completed_at.items()
+                )
+                counts = dict(result.counts)
+                counts[StoreFileStatus.COMPLETED] -= waiting
+                counts[StoreFileStatus.IN_PROGRESS] += waiting
+                return replace(result, counts=counts)
+            case (list() as items, bool() as has_more):
+                return [self._as_seen_by_searches(item) for item in items], has_more
+        return result
+
+    async def _parse_forever(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            try:
+                while file := await self._in_thread(self._library.process_next):
+                    position = await self._in_thread(self._library.journal.position)
+                    self._completed_at[file.store_id, file.file_id] = position
+                    self._announce()
+            except Exception as error:
+                # a full disk, most likely: what is in progress stays so, and is tried again
+                logger.error("processing of files paused: %s", error)
+                await asyncio.sleep(5.0)
+                self._work.set()
+
+    def _announce(self) -> None:
+        announced, self._appended = self._appended, asyncio.Event()
+        announced.set()
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+
+
+def _cluster_secret(path: Path) -> bytes:
+    """Read the secret, or make it once; only its owner may read it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        path.touch(mode=0o600)
+        path.write_bytes(secrets.token_bytes(32))
+        return path.read_bytes()

@@ -1,0 +1,151 @@
+"""The server process: starts (or joins) Ray, deploys the application, serves until SIGTERM.
+
+``mygo up`` runs this detached and reads its progress file; in the foreground it logs to the terminal.
+A local Ray cluster lives and dies with this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mygo import config as configs
+from mygo.config import Config
+from mygo.errors import MygoError
+
+logger = logging.getLogger("mygo")
+
+Progress = Callable[[str, str], None]
+OBJECT_STORE_BYTES = 256 * 2**20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mygo.serve.main", description=__doc__)
+    parser.add_argument("config", type=Path, nargs="?", help="YAML file; the defaults without one")
+    parser.add_argument("--state", type=Path, help="file to which progress is written, one JSON per line")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    progress = _reporter(options.state)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        config = configs.load(options.config)
+        _prepare_environment(config)
+        _serve(config, progress, stop)
+    except MygoError as error:
+        progress("failed", str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        progress("failed", f"{type(error).__name__}: {error}")
+        logger.exception("could not serve")
+        return 1
+    return 0
+
+
+def _serve(config: Config, progress: Progress, stop: threading.Event) -> None:
+    # imported only now: Ray and vLLM read the environment that was just prepared
+    import ray
+    from ray import serve
+
+    from mygo.serve import app, ray_versions
+    from mygo.vllm_plugin import versions as vllm_versions
+
+    ray_versions.check()
+    vllm_versions.check()
+    progress("models", "finding or converting the models")
+    paths = app.resolve_models(config)
+    progress("ray", "starting Ray" if config.cluster.ray_address is None else "joining Ray")
+    ray.init(**_ray_options(config))
+    try:
+        serve.start(
+            http_options={
+                "host": config.http.host,
+                "port": config.http.port,
+                "request_timeout_s": config.http.request_timeout_s,
+            }
+        )
+        application = app.build(config, paths)
+        progress("deploy", "starting workers, shards and ingress")
+        watch = threading.Thread(target=_tell, args=(config, progress, stop), daemon=True)
+        watch.start()
+        serve.run(application, name=config.cluster.name, route_prefix="/")
+        stop.wait()
+        progress("stopping", "draining")
+        serve.shutdown()
+    finally:
+        ray.shutdown()
+        progress("stopped", "")
+
+
+def _tell(config: Config, progress: Progress, stop: threading.Event) -> None:
+    """Report deployments as they come up; give up on an application that failed to deploy."""
+    from ray import serve
+
+    ready: set[str] = set()
+    running = False
+    while not stop.wait(0.5):
+        application = serve.status().applications.get(config.cluster.name)
+        if application is None:
+            continue
+        for name, deployment in application.deployments.items():
+            if deployment.status == "HEALTHY" and name not in ready:
+                ready.add(name)
+                progress("deploy", f"{name} is up ({len(ready)} of {len(application.deployments)})")
+        if application.status == "RUNNING" and not running:
+            running = True
+            progress("ready", f"http://{config.http.host}:{config.http.port}")
+        if application.status == "DEPLOY_FAILED":
+            progress("failed", application.message)
+            stop.set()
+
+
+def _ray_options(config: Config) -> dict[str, Any]:
+    if config.cluster.ray_address is not None:
+        return {"address": config.cluster.ray_address, "log_to_driver": False}
+    cores = os.cpu_count() or 1
+    return {
+        # a worker reserves one logical CPU: a machine with fewer cores than workers may still run them
+        "num_cpus": max(cores, config.workers.replicas),
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "configure_logging": False,
+    }
+
+
+def _prepare_environment(config: Config) -> None:
+    """What Ray, vLLM and the model libraries read from the environment, for every process below."""
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    if config.cluster.haproxy:
+        defaults |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _reporter(path: Path | None) -> Progress:
+    def report(phase: str, detail: str) -> None:
+        logger.info("%s: %s", phase, detail)
+        if path is not None:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"phase": phase, "detail": detail}) + "\n")
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Retrieval in the cluster: the embedder, the FAISS shards, and the client that asks them.
+
+Each shard is its own deployment: it owns the documents that hash to it, follows the journal by
+itself, and when it dies, only its share of the corpus is missing from answers until it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.serve.handle import DeploymentHandle
+
+from mygo.config import Config
+from mygo.errors import Unavailable
+from mygo.retrieval import Embedder, Replayer, Shard, merge, snapshot
+from mygo.serve.calls import reply
+from mygo.types import ScoredPassage, StoreId
+
+logger = logging.getLogger(__name__)
+
+Vectors = NDArray[np.float32]
+READ_LIMIT = 256
+READ_WAIT_S = 2.0
+
+
+class EmbedderServer:
+    """Deployment: the sentence embedder, one model shared by queries and shards."""
+
+    def __init__(self, config: Config, model_path: Path) -> None:
+        self._embedder = Embedder(str(model_path), config.embedder.batch)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
+        self._queries: asyncio.Queue[tuple[str, asyncio.Future[Vectors]]] = asyncio.Queue()
+        self._batching = asyncio.create_task(self._embed_queries())
+
+    async def describe(self) -> tuple[int, str]:
+        """(dimensions, fingerprint) of the model."""
+        return self._embedder.dimensions, self._embedder.fingerprint
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """[n, dimensions] unit vectors. For documents: large batches, no hurry."""
+        # one small batch at a time, so that a query never waits for a whole document
+        batches = [await self._in_thread(list(texts[start : start + 8])) for start in range(0, len(texts), 8)]
+        return np.concatenate(batches) if batches else await self._in_thread([])
+
+    async def embed_query(self, text: str) -> Vectors:
+        """[dimensions]; queries that arrive together are embedded together."""
+        done: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+        self._queries.put_nowait((text, done))
+        return await done
+
+    async def _embed_queries(self) -> None:
+        while True:
+            waiting = [await self._queries.get()]
+            while not self._queries.empty() and len(waiting) < 32:
+                waiting.append(self._queries.get_nowait())
+            try:
+                vectors = await self._in_thread([text for text, _ in waiting])
+            except Exception as error:
+                for _, done in waiting:
+                    if not done.cancelled():
+                        done.set_exception(error)
+                continue
+            for (_, done), vector in zip(waiting, vectors, strict=True):
+                if not done.cancelled():
+                    done.set_result(vector)
+
+    async def _in_thread(self, texts: list[str]) -> Vectors:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._embedder.embed, texts)
+
+
+class ShardServer:
+    """Deployment: one FAISS shard, a pure function of the journal."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors
+        self, index: int, config: Config, librarian: DeploymentHandle, embedder: DeploymentHandle
+    ) -> None:
+        self._index = index
+        self._retrieval = config.retrieval
+        self._librarian = librarian
+        self._embedder = embedder
+        self._folder = config.cluster.data_dir / "shards" / f"{index}-of-{config.retrieval.shards}"
+        dimensions, self._fingerprint = await embedder.describe.remote()
+        self._thread = ThreadPoolExecutor(max_workers=2, thread_name_prefix="shard")
+        restored = await self._in_thread(
+            snapshot.load, self._folder, dimensions, index, config.retrieval, self._fingerprint
+        )
+        self._shard: Shard
+        self._shard, position = restored or (
+            Shard(
+                dimensions,
+                index=index,
+                shards=config.retrieval.shards,
+                ivf_from_vectors=config.retrieval.ivf_from_vectors,
+                ivf_probes=config.retrieval.ivf_probes,
+            ),
+            0,
+        )
+        self._replayer = Replayer(self._shard, position)
+        self._saved_at = position
+        self._following = asyncio.create_task(self._follow())
+
+    async def search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int) -> list[ScoredPassage]:
+        return await self._in_thread(self._shard.search, frozenset(store_ids), vector, k)
+
+    async def status(self) -> dict[str, Any]:
+        return {"index": self._index, "vectors": len(self._shard), "position": self._replayer.position}
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._catch_up()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                logger.warning("shard %d cannot follow the journal, trying again: %s", self._index, error)
+                await asyncio.sleep(1.0)
+
+    async def _catch_up(self) -> None:
+        entries = await self._librarian.read.remote(
+            self._replayer.position, READ_LIMIT, READ_WAIT_S, shard=self._index
+        )
+        if not entries:
+            return
+        texts = self._replayer.texts_to_embed(entries)
+        vectors = await self._embedder.embed.remote(texts) if texts else None
+        await self._in_thread(self._replayer.apply, entries, vectors)
+        if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
+            await self._in_thread(
+                snapshot.save, self._shard, self._replayer.position, self._fingerprint, self._folder
+            )
+            self._saved_at = self._replayer.position
+
+    async def _in_thread(self, work: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    passages: list[ScoredPassage]
+    degraded: tuple[str, ...]
+    """One sentence per shard that did not answer; empty when the result is whole."""
+
+
+class Retriever:
+    """Asks the embedder and every shard; a late or dead shard is reported, not hidden."""
+
+    def __init__(
+        self, embedder: DeploymentHandle, shards: Sequence[DeploymentHandle], timeout_s: float
+    ) -> None:
+        self._embedder = embedder
+        self._shards = shards
+        self._timeout_s = timeout_s
+
+    async def embed(self, query: str) -> Vectors:
+        """[dimensions]. Raises Unavailable while the embedder is away."""
+        return await reply(self._embedder.embed_query.remote(query), "embedder")
+
+    async def search(self, vector: Vectors, store_ids: Sequence[StoreId], k: int) -> Retrieved:
+        """The best ``k`` of all shards that answer in time. Raises Unavailable if none does."""
+        answers = await asyncio.gather(
+            *(self._ask(shard, store_ids, vector, k) for shard in self._shards), return_exceptions=True
+        )
+        found: list[list[ScoredPassage]] = []
+        degraded: list[str] = []
+        for index, answer in enumerate(answers):
+            if isinstance(answer, BaseException):
+                logger.warning("shard %d did not answer: %r", index, answer)
+                degraded.append(f"retrieval shard {index} of {len(self._shards)} did not answer")
+            else:
+                found.append(answer)
+        if not found:
+            raise Unavailable("no retrieval shard answers; try again shortly", retry_after_s=5.0)
+        return Retrieved(merge(found, k), tuple(degraded))
+
+    async def _ask(
+        self, shard: DeploymentHandle, store_ids: Sequence[StoreId], vector: Vectors, k: int
+    ) -> list[ScoredPassage]:
+        answer: list[ScoredPassage] = await asyncio.wait_for(
+            shard.search.remote(store_ids, vector, k), self._timeout_s
+        )
+        return answer

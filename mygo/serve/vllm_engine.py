@@ -1,0 +1,126 @@
+"""vLLM behind the Engine protocol: ids and spans in, token deltas out.
+
+Uses vLLM's public AsyncLLM interface only. What runs inside the engine process is the plugin
+(``mygo/vllm_plugin``); this adapter hands it the segment map with each request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from vllm import SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from mygo.errors import BadRequest, Unavailable
+from mygo.types import GenerateRequest, PrefillStats, Sampling, Tier, TokenDelta, TokenLogprob
+
+
+class VllmEngine:
+    """Streams completions from one AsyncLLM."""
+
+    def __init__(self, client: Any, max_context_tokens: int) -> None:
+        self._client = client
+        self._max_context_tokens = max_context_tokens
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._client.model_config.get_vocab_size())
+
+    @property
+    def dead(self) -> bool:
+        return bool(self._client.errored)
+
+    async def reset_cache(self) -> None:
+        await self._client.reset_prefix_cache()
+
+    async def check_health(self) -> None:
+        await self._client.check_health()
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenDelta]:
+        """Stream a completion; closing the iterator aborts it in the engine.
+
+        Raises BadRequest if the prompt does not fit, Unavailable if the engine is dead.
+        """
+        if len(request.token_ids) >= self._max_context_tokens:
+            raise BadRequest(
+                f"the prompt has {len(request.token_ids)} tokens, the model takes "
+                f"{self._max_context_tokens - 1}: send fewer or shorter documents",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        prompt = TokensPrompt(prompt_token_ids=request.token_ids)
+        if request.spans:
+            prompt["cache_salt"] = request.spans[0].salt
+        first = True
+        try:
+            async for output in self._client.generate(prompt, _sampling_params(request), request.request_id):
+                completion = output.outputs[0]
+                prefill = _prefill_stats(output) if first else None
+                if completion.token_ids or completion.text or completion.finish_reason:
+                    first = False
+                    yield TokenDelta(
+                        text=completion.text,
+                        token_ids=tuple(completion.token_ids),
+                        finish_reason=completion.finish_reason,
+                        prefill=prefill,
+                        logprobs=_logprobs(completion, request.sampling.logprobs),
+                    )
+        except EngineDeadError as error:
+            raise Unavailable("the engine died; the request can be sent again") from error
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+
+
+def _sampling_params(request: GenerateRequest) -> SamplingParams:
+    sampling: Sampling = request.sampling
+    params: dict[str, Any] = {}
+    if request.spans:
+        params["mygo"] = {
+            "spans": [[span.key, span.end_tokens, span.salt] for span in request.spans],
+            "answer_domain": request.answer_domain,
+        }
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        stop=list(sampling.stop),
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logprobs=sampling.logprobs,
+        ignore_eos=sampling.ignore_eos,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args={"kv_transfer_params": params} if params else None,
+    )
+
+
+def _prefill_stats(output: Any) -> PrefillStats:
+    cached_tokens = {Tier.DEVICE: int(output.num_cached_tokens or 0)}
+    times = output.metrics
+    if times is None or not times.first_token_ts or not times.scheduled_ts:
+        return PrefillStats(cached_tokens, queue_s=0.0, prefill_s=0.0)
+    return PrefillStats(
+        cached_tokens,
+        queue_s=max(0.0, times.scheduled_ts - times.queued_ts),
+        prefill_s=max(0.0, times.first_token_ts - times.scheduled_ts),
+    )
+
+
+def _logprobs(completion: Any, top: int | None) -> tuple[TokenLogprob, ...]:
+    if top is None or not completion.logprobs:
+        return ()
+    result: list[TokenLogprob] = []
+    for token_id, alternatives in zip(completion.token_ids, completion.logprobs, strict=True):
+        ranked = sorted(alternatives.values(), key=lambda entry: entry.rank)[:top]
+        chosen = alternatives[token_id]
+        result.append(
+            TokenLogprob(
+                token=chosen.decoded_token or "",
+                logprob=chosen.logprob,
+                top=tuple((entry.decoded_token or "", entry.logprob) for entry in ranked),
+            )
+        )
+    return tuple(result)

@@ -1,0 +1,169 @@
+"""A worker: one vLLM engine in a Ray Serve replica, with its core, its profile and its reports.
+
+Subclass of Ray Serve LLM's server, so that placement, tensor and pipeline parallelism stay theirs.
+The worker is the truth about its cache: everything that the directory knows of it, it said itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
+
+from mygo.config import Config
+from mygo.directory import Applied
+from mygo.serve import profiling
+from mygo.serve.placement import cores_of
+from mygo.types import GenerateRequest, TokenDelta, WorkerId, WorkerInfo
+from mygo.vllm_plugin.receiver import ReportReceiver
+from mygo.vllm_plugin.settings import engine_arguments
+
+logger = logging.getLogger(__name__)
+
+ENGINE_CHECK_S = 0.1
+HEARTBEAT_S = 1.0
+
+
+class Worker(LLMServer):  # type: ignore[misc]
+    """Deployment; every method below is called through Ray Serve handles."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors
+        self, llm_config: LLMConfig, *, config: Config, directory: DeploymentHandle
+    ) -> None:
+        context = serve.get_replica_context()
+        self._worker = WorkerId(context.replica_id.unique_id)
+        self._config = config
+        self._directory = directory
+        cores = self._take_cores(context.rank.local_rank)
+        # a private directory: the socket carries token ids, and its path must stay below 108 bytes
+        folder = Path(tempfile.mkdtemp(prefix="mygo-"))
+        self._receiver = ReportReceiver(folder / "engine.sock", self._worker)
+        await self._receiver.start()
+        llm_config.engine_kwargs.update(engine_arguments(str(folder / "engine.sock")))
+        await super().__init__(llm_config)
+        # after the engine's own imports: vLLM reads its environment when it is first imported
+        from mygo.serve.vllm_engine import VllmEngine
+
+        self._vllm = VllmEngine(self.engine._engine_client, config.model.max_context_tokens)
+        self._watch = asyncio.create_task(self._exit_when_engine_dies())
+        self._info = await self._introduce(len(cores))
+        self._reports = asyncio.create_task(self._report())
+
+    def _take_cores(self, rank: int) -> list[int]:
+        """Bind the engine that is about to start to its share of this machine's cores."""
+        cores = cores_of(rank, self._config.workers.replicas, sorted(os.sched_getaffinity(0)))
+        if self._config.workers.device == "cpu":
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+        return cores
+
+    async def _introduce(self, cores: int) -> WorkerInfo:
+        model = self._config.model
+        name = profiling.fingerprint(model, cores, self._config.workers.device)
+        path = self._config.cluster.cache_dir / "profiles" / f"{name}.json"
+        grid = profiling.load(path)
+        if grid is None:
+            grid = await profiling.measure(
+                self._vllm.generate,
+                vocabulary=self._vllm.vocabulary,
+                max_context_tokens=model.max_context_tokens,
+                step_tokens=model.step_tokens,
+                rng=random.Random(0),
+            )
+            await self._vllm.reset_cache()
+            profiling.store(path, grid)
+        hello = await self._receiver.hello()
+        return WorkerInfo(
+            worker=self._worker,
+            epoch=hello.epoch,
+            model=model.name,
+            block_tokens=hello.block_tokens,
+            device_tokens=hello.device_tokens,
+            max_context_tokens=model.max_context_tokens,
+            profile=grid,
+            node=os.uname().nodename,
+        )
+
+    async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[TokenDelta]:
+        """Stream a completion. ``worker`` is for the router; whoever gets the call serves it."""
+        async for delta in self._vllm.generate(request):
+            yield delta
+
+    async def info(self) -> WorkerInfo:
+        return self._info
+
+    async def _report(self) -> None:
+        """Tell the directory what changed, and everything again whenever it lost track."""
+        joined = False
+        while True:
+            try:
+                if not joined:
+                    await self._directory.join.remote(self._info)
+                    report = await self._receiver.snapshot()
+                    joined = True
+                else:
+                    report = await self._receiver.next_report(HEARTBEAT_S)
+                outcome = await self._directory.report.remote(report)
+                joined = outcome in (Applied.APPLIED, Applied.DUPLICATE)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                # the directory is being replaced: it will want to be told everything
+                logger.warning("report failed, will introduce itself again: %s", error)
+                joined = False
+                await asyncio.sleep(HEARTBEAT_S)
+
+    async def _exit_when_engine_dies(self) -> None:
+        """A worker without an engine would swallow requests until a health check noticed."""
+        while not self._vllm.dead:  # noqa: ASYNC110  vLLM offers no event to wait for
+            await asyncio.sleep(ENGINE_CHECK_S)
+        logger.error("the engine died: leaving, so that the cluster replaces this worker at once")
+        os._exit(1)
+
+
+def deployment(config: Config, model_path: Path, directory: DeploymentHandle) -> Any:
+    """The worker deployment, bound and ready to run."""
+    model = config.model
+    on_cpu = config.workers.device == "cpu"
+    engine: dict[str, Any] = {
+        "dtype": model.dtype,
+        "max_model_len": model.max_context_tokens,
+        "kv_cache_memory_bytes": model.kv_cache_bytes,
+        "tensor_parallel_size": model.tensor_parallel,
+        "block_size": model.block_tokens,
+        "max_num_batched_tokens": model.step_tokens,
+        "long_prefill_token_threshold": model.long_prefill_tokens,
+        "max_num_seqs": model.max_running,
+        "enforce_eager": model.enforce_eager,
+        **model.engine,
+    }
+    llm_config = LLMConfig(
+        model_loading_config={"model_id": model.name, "model_source": str(model_path)},
+        engine_kwargs=engine,
+        accelerator_config={"kind": "cpu" if on_cpu else "gpu"},
+        deployment_config={
+            "num_replicas": config.workers.replicas,
+            "max_ongoing_requests": config.workers.max_ongoing,
+            "health_check_period_s": 2.0,
+            "health_check_timeout_s": 30.0,
+            "graceful_shutdown_timeout_s": 5.0,
+            "request_router_config": {"request_router_class": "mygo.serve.pinned:PinnedRouter"},
+            # the engine's own bundle reserves a CPU or the GPUs; the replica around it only waits
+            "ray_actor_options": {"num_cpus": 0},
+        },
+        log_engine_metrics=True,
+    )
+    return build_llm_deployment(
+        llm_config,
+        name_prefix="worker:",
+        deployment_cls=Worker,
+        bind_kwargs={"config": config, "directory": directory},
+    )
