@@ -1,0 +1,338 @@
+"""Vector stores, files, and which file is in which store, per tenant."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from mygo.corpus.blobs import Blobs
+from mygo.corpus.database import Database
+from mygo.corpus.journal import Journal
+from mygo.corpus.pages import PageRequest, select_page
+from mygo.corpus.records import (
+    Attributes,
+    File,
+    Store,
+    StoreFile,
+    StoreFileStatus,
+    StoreUsage,
+    file_of,
+    store_file_of,
+    store_of,
+)
+from mygo.errors import BadRequest, Conflict, NotFound
+from mygo.types import PUBLIC, DocId, DomainTag, StoreId, TenantId
+
+_FIRST_PAGE: Final = PageRequest()
+
+
+def random_id() -> str:
+    """24 hex digits: nobody can guess another tenant's id."""
+    return secrets.token_hex(12)
+
+
+class Catalog:
+    """Every method takes the tenant that asks; another tenant's id is as unknown as one never given.
+
+    The one exception: ``get_store`` shows a ``public`` store to all, so that all can search it.
+    What takes a document out of a store also appends to the journal, in the same transaction.
+    Besides NotFound, methods raise what ``Database`` raises.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Journal,
+        blobs: Blobs,
+        *,
+        clock: Callable[[], float],
+        new_id: Callable[[], str] = random_id,
+    ) -> None:
+        self._database = database
+        self._journal = journal
+        self._blobs = blobs
+        self._clock = clock
+        self._new_id = new_id
+
+    # --- stores --------------------------------------------------------------------------------
+
+    def create_store(
+        self,
+        tenant: TenantId,
+        *,
+        name: str = "",
+        domain: DomainTag | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Store:
+        """``domain`` is the tenant's own (the default) or ``public``; BadRequest for any other."""
+        own = DomainTag(tenant)
+        if domain not in (None, own, PUBLIC):
+            raise BadRequest(
+                f"domain must be {own!r} or {PUBLIC!r} (got {domain!r})",
+                param="domain",
+            )
+        store_id = StoreId(f"vs_{self._new_id()}")
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO stores (id, tenant, name, domain, metadata, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (store_id, tenant, name, domain or own, json.dumps(dict(metadata or {})), self._clock()),
+            )
+            return self._owned_store(tenant, store_id)
+
+    def get_store(self, tenant: TenantId, store_id: StoreId) -> Store:
+        """The tenant's own store, or a public one."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT * FROM stores WHERE id = ? AND (tenant = ? OR domain = ?)", (store_id, tenant, PUBLIC)
+            ).fetchone()
+        if row is None:
+            raise _no_store(store_id)
+        return store_of(row)
+
+    def list_stores(self, tenant: TenantId, page: PageRequest = _FIRST_PAGE) -> tuple[list[Store], bool]:
+        """The tenant's own stores, and whether there are more."""
+        with self._database.reading() as connection:
+            rows, has_more = select_page(
+                connection,
+                table="stores",
+                id_column="id",
+                scope=("tenant", tenant),
+                filters={},
+                request=page,
+            )
+        return [store_of(row) for row in rows], has_more
+
+    def update_store(
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Store:
+        """Replace what is not None. A store's domain never changes: cached KV is keyed by it."""
+        with self._database.transaction() as connection:
+            store = self._owned_store(tenant, store_id)
+            connection.execute(
+                "UPDATE stores SET name = ?, metadata = ? WHERE id = ?",
+                (
+                    store.name if name is None else name,
+                    json.dumps(dict(store.metadata if metadata is None else metadata)),
+                    store_id,
+                ),
+            )
+            return self._owned_store(tenant, store_id)
+
+    def delete_store(self, tenant: TenantId, store_id: StoreId) -> None:
+        """Delete a store and its documents, not the files."""
+        with self._database.transaction() as connection:
+            self._owned_store(tenant, store_id)
+            for document in self._journal.documents(store_id):
+                self._journal.delete(store_id, document.doc_id, now=self._clock())
+            connection.execute("DELETE FROM store_files WHERE store_id = ?", (store_id,))
+            connection.execute("DELETE FROM stores WHERE id = ?", (store_id,))
+
+    def store_usage(self, tenant: TenantId, store_id: StoreId) -> StoreUsage:
+        """File counts by status, and the bytes of what is searchable."""
+        with self._database.reading() as connection:
+            self.get_store(tenant, store_id)
+            rows = connection.execute(
+                "SELECT status, count(*) AS files, sum(bytes) AS bytes"
+                " FROM store_files JOIN files ON files.id = file_id WHERE store_id = ? GROUP BY status",
+                (store_id,),
+            ).fetchall()
+        counts = {row["status"]: row["files"] for row in rows}
+        sizes = {row["status"]: row["bytes"] for row in rows}
+        return StoreUsage(
+            counts={status: counts.get(status, 0) for status in StoreFileStatus},
+            bytes=sizes.get(StoreFileStatus.COMPLETED, 0),
+        )
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def add_file(self, tenant: TenantId, filename: str, data: bytes, *, purpose: str = "assistants") -> File:
+        """Keep a file; durable on return. Its content is not looked at before it is attached."""
+        if not filename:
+            raise BadRequest("the file has no name; upload it with one", param="file")
+        sha256 = hashlib.sha256(data).hexdigest()
+        file_id = DocId(f"file-{self._new_id()}")
+        try:
+            with self._blobs.staged(data) as staged, self._database.transaction() as connection:
+                self._blobs.publish(staged, sha256)
+                connection.execute(
+                    "INSERT INTO files (id, tenant, filename, bytes, sha256, purpose, created_at)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (file_id, tenant, filename, len(data), sha256, purpose, self._clock()),
+                )
+                return self.get_file(tenant, file_id)
+        except BaseException:
+            self._collect(sha256)
+            raise
+
+    def get_file(self, tenant: TenantId, file_id: DocId) -> File:
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT * FROM files WHERE id = ? AND tenant = ?", (file_id, tenant)
+            ).fetchone()
+        if row is None:
+            raise NotFound(f"no file {file_id!r}; list the files to see their ids", param="file_id")
+        return file_of(row)
+
+    def list_files(
+        self, tenant: TenantId, page: PageRequest = _FIRST_PAGE, *, purpose: str | None = None
+    ) -> tuple[list[File], bool]:
+        """The tenant's files, and whether there are more."""
+        with self._database.reading() as connection:
+            rows, has_more = select_page(
+                connection,
+                table="files",
+                id_column="id",
+                scope=("tenant", tenant),
+                filters={} if purpose is None else {"purpose": purpose},
+                request=page,
+            )
+        return [file_of(row) for row in rows], has_more
+
+    def find_files(self, tenant: TenantId, filename: str, *, sha256: str | None = None) -> list[File]:
+        """Files of this name (and, if given, exactly this content), oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT * FROM files WHERE tenant = ? AND filename = ? AND (? IS NULL OR sha256 = ?)"
+                " ORDER BY sequence",
+                (tenant, filename, sha256, sha256),
+            ).fetchall()
+        return [file_of(row) for row in rows]
+
+    def content(self, tenant: TenantId, file_id: DocId) -> bytes:
+        """The bytes that were uploaded."""
+        return self._blobs.read(self.get_file(tenant, file_id).sha256)
+
+    def delete_file(self, tenant: TenantId, file_id: DocId) -> None:
+        """Delete a file, and its document from every store that has it."""
+        with self._database.transaction() as connection:
+            file = self.get_file(tenant, file_id)
+            rows = connection.execute(
+                "SELECT store_id FROM store_files WHERE file_id = ? ORDER BY sequence", (file_id,)
+            ).fetchall()
+            for row in rows:
+                self._remove(connection, row["store_id"], file_id)
+            connection.execute("DELETE FROM files WHERE id = ?", (file_id,))
+        self._collect(file.sha256)
+
+    def collect_garbage(self) -> None:
+        """Remove what a crash left of uploads and deletions. Call it before anything is uploaded."""
+        with self._database.transaction() as connection:
+            rows = connection.execute("SELECT DISTINCT sha256 FROM files").fetchall()
+            self._blobs.keep_only({row["sha256"] for row in rows})
+
+    # --- files of a store ----------------------------------------------------------------------
+
+    def attach(
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        file_id: DocId,
+        *,
+        attributes: Attributes | None = None,
+    ) -> StoreFile:
+        """Promise, durably, that the file will be searchable in the store.
+
+        Attaching again is harmless: it sets the attributes if they are given, and begins anew what
+        had failed or was cancelled.
+        """
+        with self._database.transaction() as connection:
+            self._owned_store(tenant, store_id)
+            self.get_file(tenant, file_id)
+            encoded = None if attributes is None else json.dumps(dict(attributes))
+            connection.execute(
+                "INSERT INTO store_files (store_id, file_id, status, chunks, attributes, created_at)"
+                " VALUES (?, ?, 'in_progress', 0, coalesce(?, '{}'), ?)"
+                " ON CONFLICT (store_id, file_id) DO UPDATE SET"
+                " status = CASE WHEN status = 'completed' THEN status ELSE 'in_progress' END,"
+                " error_code = NULL, error_message = NULL, attributes = coalesce(?, attributes)",
+                (store_id, file_id, encoded, self._clock(), encoded),
+            )
+            return self.get_store_file(tenant, store_id, file_id)
+
+    def get_store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFile:
+        with self._database.reading() as connection:
+            self._owned_store(tenant, store_id)
+            row = connection.execute(
+                "SELECT * FROM store_files WHERE store_id = ? AND file_id = ?", (store_id, file_id)
+            ).fetchone()
+        if row is None:
+            raise NotFound(
+                f"no file {file_id!r} in vector store {store_id!r}; attach it first", param="file_id"
+            )
+        return store_file_of(row)
+
+    def list_store_files(
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        page: PageRequest = _FIRST_PAGE,
+        *,
+        status: StoreFileStatus | None = None,
+    ) -> tuple[list[StoreFile], bool]:
+        """The files of a store, and whether there are more."""
+        with self._database.reading() as connection:
+            self._owned_store(tenant, store_id)
+            rows, has_more = select_page(
+                connection,
+                table="store_files",
+                id_column="file_id",
+                scope=("store_id", store_id),
+                filters={} if status is None else {"status": status},
+                request=page,
+            )
+        return [store_file_of(row) for row in rows], has_more
+
+    def detach(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
+        """Take a file's document out of a store; the file stays."""
+        with self._database.transaction() as connection:
+            self.get_store_file(tenant, store_id, file_id)
+            self._remove(connection, store_id, file_id)
+
+    def cancel(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFile:
+        """Give up a file that is in progress; Conflict if it is not."""
+        with self._database.transaction() as connection:
+            file = self.get_store_file(tenant, store_id, file_id)
+            if file.status is not StoreFileStatus.IN_PROGRESS:
+                raise Conflict(
+                    f"file {file_id!r} in vector store {store_id!r} is {file.status}, not in_progress;"
+                    " to take it out, delete it from the store",
+                    param="file_id",
+                )
+            connection.execute(
+                "UPDATE store_files SET status = 'cancelled' WHERE store_id = ? AND file_id = ?",
+                (store_id, file_id),
+            )
+            return self.get_store_file(tenant, store_id, file_id)
+
+    def _remove(self, connection: sqlite3.Connection, store_id: StoreId, file_id: DocId) -> None:
+        self._journal.delete(store_id, file_id, now=self._clock())
+        connection.execute("DELETE FROM store_files WHERE store_id = ? AND file_id = ?", (store_id, file_id))
+
+    def _owned_store(self, tenant: TenantId, store_id: StoreId) -> Store:
+        store = self.get_store(tenant, store_id)
+        if store.tenant != tenant:
+            raise _no_store(store_id)
+        return store
+
+    def _collect(self, sha256: str) -> None:
+        """Remove a blob that no file refers to. In a transaction, so that no upload can interleave."""
+        with self._database.transaction() as connection:
+            used = connection.execute("SELECT 1 FROM files WHERE sha256 = ? LIMIT 1", (sha256,)).fetchone()
+            if used is None:
+                self._blobs.remove(sha256)
+
+
+def _no_store(store_id: StoreId) -> NotFound:
+    return NotFound(
+        f"no vector store {store_id!r}; list the vector stores to see their ids", param="vector_store_id"
+    )

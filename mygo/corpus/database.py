@@ -1,0 +1,193 @@
+"""The SQLite file that the journal and the catalog share: durability, locking, its errors."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mygo.errors import BadRequest, ConfigError, OutOfSpace, Unavailable
+
+SCHEMA_VERSION = 1
+_BUSY_TIMEOUT_S = 30.0
+
+_SCHEMA = """
+CREATE TABLE journal (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL CHECK (kind IN ('upsert', 'delete')),
+    store_id TEXT NOT NULL,
+    doc_id TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    filename TEXT NOT NULL,
+    content_hash TEXT NOT NULL,
+    ended_position INTEGER REFERENCES journal (position),  -- of a delete: the upsert that it ends
+    created_at REAL NOT NULL
+);
+CREATE TABLE passages (
+    position INTEGER NOT NULL REFERENCES journal (position),
+    passage_index INTEGER NOT NULL,
+    content_hash TEXT NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE UNIQUE INDEX passages_by_position ON passages (position, passage_index);
+CREATE INDEX passages_by_hash ON passages (content_hash);
+CREATE TABLE live (  -- the journal, folded: which upsert holds for each document
+    store_id TEXT NOT NULL,
+    doc_id TEXT NOT NULL,
+    position INTEGER NOT NULL UNIQUE REFERENCES journal (position),
+    PRIMARY KEY (store_id, doc_id)
+) WITHOUT ROWID;
+
+CREATE TABLE stores (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE INDEX stores_by_tenant ON stores (tenant, created_at, sequence);
+CREATE TABLE files (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    filename TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE INDEX files_by_tenant ON files (tenant, created_at, sequence);
+CREATE INDEX files_by_name ON files (tenant, filename);
+CREATE INDEX files_by_hash ON files (sha256);
+CREATE TABLE store_files (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    store_id TEXT NOT NULL REFERENCES stores (id),
+    file_id TEXT NOT NULL REFERENCES files (id),
+    status TEXT NOT NULL,
+    error_code TEXT,
+    error_message TEXT,
+    chunks INTEGER NOT NULL,
+    attributes TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    UNIQUE (store_id, file_id)
+);
+CREATE INDEX store_files_by_store ON store_files (store_id, created_at, sequence);
+CREATE INDEX store_files_by_file ON store_files (file_id);
+CREATE INDEX store_files_pending ON store_files (sequence) WHERE status = 'in_progress';
+"""
+
+
+class Database:
+    """One connection behind one lock; several threads may use it, and several processes the file.
+
+    WAL with ``synchronous=FULL``: what a transaction committed survives a killed process and a lost
+    power supply. SQLite's errors leave here as MygoErrors: OutOfSpace when the disk is full (the
+    transaction left no trace), Unavailable when another process holds the file for too long or the
+    disk fails, ConfigError when the file is damaged, unwritable or not ours, BadRequest when a text
+    cannot be stored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        with self._explained():
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+        self._connection.row_factory = sqlite3.Row
+        try:
+            with self._explained():
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.execute("PRAGMA foreign_keys = ON")
+            self._ensure_schema()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing. Inside another transaction of this thread it becomes part of that one."""
+        with self._lock, self._explained():
+            if self._connection.in_transaction:
+                yield self._connection
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk has rolled back by itself
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """For queries; sees what this thread's open transaction has written."""
+        with self._lock, self._explained():
+            yield self._connection
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def _ensure_schema(self) -> None:
+        with self.transaction() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if version == 0 and tables == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                raise ConfigError(
+                    f"{self.path}: has corpus schema version {version}, this MyGO reads version"
+                    f" {SCHEMA_VERSION}; use the MyGO that wrote it, or another cluster.data_dir"
+                )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except UnicodeEncodeError as error:
+            raise BadRequest(f"{error.object!r} is not valid Unicode text (a lone surrogate)") from error
+        except sqlite3.DatabaseError as error:
+            match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the low byte: the primary code
+                case sqlite3.SQLITE_FULL:
+                    raise out_of_space(self.path) from error
+                case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                    raise Unavailable(
+                        f"{self.path}: another process has been writing for {_BUSY_TIMEOUT_S:.0f} s; retry,"
+                        " and make sure that only one cluster uses this cluster.data_dir"
+                    ) from error
+                case sqlite3.SQLITE_IOERR:
+                    raise Unavailable(
+                        f"{self.path}: the disk failed ({error}); check it and retry"
+                    ) from error
+                case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+                    raise ConfigError(
+                        f"{self.path}: is not a MyGO corpus or is damaged ({error});"
+                        " restore a backup or choose another cluster.data_dir"
+                    ) from error
+                case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+                    raise ConfigError(
+                        f"{self.path}: cannot be written ({error});"
+                        " mend its permissions or choose another cluster.data_dir"
+                    ) from error
+            raise
+
+
+def is_out_of_space(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def out_of_space(path: Path) -> OutOfSpace:
+    return OutOfSpace(
+        f"{path}: the disk is full, nothing was written; free some space and retry", retry_after_s=30.0
+    )

@@ -1,0 +1,161 @@
+"""The room's front: one data directory, opened, with the work of turning files into journal entries."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mygo.corpus.blobs import Blobs
+from mygo.corpus.catalog import Catalog, random_id
+from mygo.corpus.chunk import Chunker
+from mygo.corpus.database import Database
+from mygo.corpus.journal import Journal
+from mygo.corpus.parse import is_markdown, parse
+from mygo.corpus.records import (
+    Failure,
+    File,
+    Store,
+    StoreFile,
+    StoreFileStatus,
+    file_of,
+    store_file_of,
+    store_of,
+)
+from mygo.errors import ConfigError, MygoError, UnparsableDocument
+from mygo.types import ContentHash, DocId, StoreId
+
+_log = logging.getLogger(__name__)
+
+
+class Library:
+    """Owns a data directory; give it to one process at a time, and to as many threads as you like.
+
+    ``catalog`` takes uploads and attachments, ``journal`` is for followers, ``process_next`` moves
+    what was attached into the journal. Opening cleans up after a crash; files that were in progress
+    still are, so calling ``process_next`` until it returns None completes each exactly once.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        chunker: Chunker,
+        *,
+        clock: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = random_id,
+    ) -> None:
+        """Raises ConfigError if the directory or its database cannot be used."""
+        self._chunker = chunker
+        self._clock = clock
+        try:
+            blobs = Blobs(data_dir / "blobs")
+        except OSError as error:
+            raise ConfigError(
+                f"cluster.data_dir: {str(data_dir)!r} cannot be used ({error.strerror});"
+                " choose another directory"
+            ) from error
+        self._database = Database(data_dir / "corpus.sqlite3")
+        self._blobs = blobs
+        self.journal = Journal(self._database)
+        self.catalog = Catalog(self._database, self.journal, blobs, clock=clock, new_id=new_id)
+        self.catalog.collect_garbage()
+        self._claimed: set[tuple[StoreId, DocId]] = set()
+        self._claims_lock = threading.Lock()
+
+    def pending(self, limit: int | None = None) -> list[StoreFile]:
+        """Files in progress, of all tenants, in the order in which they were attached."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT * FROM store_files WHERE status = 'in_progress' ORDER BY sequence LIMIT ?",
+                (-1 if limit is None else limit,),
+            ).fetchall()
+        return [store_file_of(row) for row in rows]
+
+    def process_next(self) -> StoreFile | None:
+        """Process the oldest pending file that no other thread is at; None if there is none.
+
+        Raises what ``process`` raises.
+        """
+        with self._claims_lock:
+            waiting = [(file.store_id, file.file_id) for file in self.pending(len(self._claimed) + 1)]
+            claim = next((pair for pair in waiting if pair not in self._claimed), None)
+            if claim is None:
+                return None
+            self._claimed.add(claim)
+        try:
+            return self.process(*claim)
+        finally:
+            with self._claims_lock:
+                self._claimed.discard(claim)
+
+    def process(self, store_id: StoreId, file_id: DocId) -> StoreFile | None:
+        """Parse and chunk a pending file and append it to the journal; returns how that ended.
+
+        The journal entry and the status change are one transaction. A file that cannot be parsed
+        ends as failed, with the reason. None if it is not pending, or was detached or cancelled
+        meanwhile: nothing changes then. Raises OutOfSpace or Unavailable, which leave it pending.
+        """
+        if (job := self._job(store_id, file_id)) is None:
+            return None
+        outcome = self._chunks(job[1])
+        with self._database.transaction() as connection:
+            if (job := self._job(store_id, file_id)) is None:
+                return None
+            store, file = job
+            if isinstance(outcome, Failure):
+                status, failure, chunks = StoreFileStatus.FAILED, outcome, 0
+            else:
+                self.journal.upsert(
+                    store_id=store_id,
+                    doc_id=file_id,
+                    tenant=file.tenant,
+                    domain=store.domain,
+                    filename=file.filename,
+                    content_hash=ContentHash(file.sha256),
+                    chunks=outcome,
+                    now=self._clock(),
+                )
+                status, failure, chunks = StoreFileStatus.COMPLETED, None, len(outcome)
+            connection.execute(
+                "UPDATE store_files SET status = ?, error_code = ?, error_message = ?, chunks = ?"
+                " WHERE store_id = ? AND file_id = ?",
+                (
+                    status,
+                    failure and failure.code,
+                    failure and failure.message,
+                    chunks,
+                    store_id,
+                    file_id,
+                ),
+            )
+            return self.catalog.get_store_file(store.tenant, store_id, file_id)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _job(self, store_id: StoreId, file_id: DocId) -> tuple[Store, File] | None:
+        """The store and the file, if the file is in progress there."""
+        with self._database.reading() as connection:
+            pending = connection.execute(
+                "SELECT 1 FROM store_files WHERE store_id = ? AND file_id = ? AND status = 'in_progress'",
+                (store_id, file_id),
+            ).fetchone()
+            if pending is None:
+                return None
+            store = connection.execute("SELECT * FROM stores WHERE id = ?", (store_id,)).fetchone()
+            file = connection.execute("SELECT * FROM files WHERE id = ?", (file_id,)).fetchone()
+        return store_of(store), file_of(file)
+
+    def _chunks(self, file: File) -> list[str] | Failure:
+        try:
+            text = parse(file.filename, self._blobs.read(file.sha256))
+            return self._chunker.chunks(text, markdown=is_markdown(file.filename))
+        except UnparsableDocument as error:
+            return Failure(error.code or "unsupported_file", str(error))
+        except MygoError as error:
+            return Failure("server_error", str(error))
+        except Exception as error:  # a bug, but one document must not hold up all those behind it
+            _log.exception("%s (%r) could not be ingested", file.id, file.filename)
+            return Failure("server_error", f"{file.filename!r}: {type(error).__name__}: {error}; report this")

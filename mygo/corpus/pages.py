@@ -1,0 +1,67 @@
+"""OpenAI's cursor pagination over a table with ``created_at`` and ``sequence`` columns."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Literal
+
+from mygo.errors import BadRequest, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Items by creation time, ties by insertion. Raises BadRequest for a limit or order it cannot have."""
+
+    limit: int = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+    """Only items behind the one with this id."""
+    before: str | None = None
+    """Only items ahead of the one with this id; without ``after``, those nearest to it."""
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise BadRequest(f"limit must be at least 1 (got {self.limit})", param="limit")
+        if self.order not in ("asc", "desc"):
+            raise BadRequest(f"order must be 'asc' or 'desc' (got {self.order!r})", param="order")
+
+
+def select_page(
+    connection: sqlite3.Connection,
+    *,
+    table: str,
+    id_column: str,
+    scope: tuple[str, str],
+    filters: dict[str, str],
+    request: PageRequest,
+) -> tuple[list[sqlite3.Row], bool]:
+    """The rows of one page, in order, and whether more lie beyond it.
+
+    ``scope`` is the column and value that bound the list; ``filters`` (column -> value) thin it out
+    further but do not invalidate cursors. Raises NotFound if a cursor is not in the list.
+    """
+    conditions = [f"{scope[0]} = ?", *(f"{column} = ?" for column in filters)]
+    values: list[str | float] = [scope[1], *filters.values()]
+    ascending = request.order == "asc"
+    for name, cursor, behind in (("after", request.after, True), ("before", request.before, False)):
+        if cursor is None:
+            continue
+        place = connection.execute(
+            f"SELECT created_at, sequence FROM {table} WHERE {scope[0]} = ? AND {id_column} = ?",
+            (scope[1], cursor),
+        ).fetchone()
+        if place is None:
+            raise NotFound(f"{name}: {cursor!r} is not in this list; start again without it", param=name)
+        conditions.append(f"(created_at, sequence) {'>' if ascending == behind else '<'} (?, ?)")
+        values += [place["created_at"], place["sequence"]]
+    # A page that is anchored at its end only is read from there, backwards.
+    backwards = request.before is not None and request.after is None
+    direction = "ASC" if ascending != backwards else "DESC"
+    rows = connection.execute(
+        f"SELECT * FROM {table} WHERE {' AND '.join(conditions)}"
+        f" ORDER BY created_at {direction}, sequence {direction} LIMIT ?",
+        (*values, min(request.limit, 2**31) + 1),
+    ).fetchall()
+    page = rows[: request.limit]
+    return (page[::-1] if backwards else page), len(rows) > request.limit

@@ -1,0 +1,116 @@
+"""What the catalog keeps, under OpenAI's names, and how it is read from a row of its tables."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mygo.types import DocId, DomainTag, StoreId, TenantId
+
+Attributes = Mapping[str, str | float | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A vector store: a named set of documents that are searched together."""
+
+    id: StoreId
+    tenant: TenantId
+    """Its owner: the only one who may change it."""
+    name: str
+    domain: DomainTag
+    """The owner's, or ``public``: then every tenant may search it."""
+    metadata: Mapping[str, str]
+    created_at: float
+    """Seconds since the epoch, as everywhere here."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An uploaded file. Equal bytes uploaded twice are two files."""
+
+    id: DocId
+    tenant: TenantId
+    filename: str
+    bytes: int
+    sha256: str
+    purpose: str
+    created_at: float
+
+
+class StoreFileStatus(StrEnum):
+    IN_PROGRESS = "in_progress"
+    """Promised, durably; not yet searchable."""
+    COMPLETED = "completed"
+    """In the journal."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    code: str
+    """``unsupported_file`` (the file is at fault) or ``server_error`` (we are)."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """A file attached to a store."""
+
+    store_id: StoreId
+    file_id: DocId
+    status: StoreFileStatus
+    error: Failure | None
+    """Set if and only if ``status`` is failed."""
+    chunks: int
+    """Passages in the journal; 0 unless completed."""
+    attributes: Attributes
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    counts: Mapping[StoreFileStatus, int]
+    """Every status is present."""
+    bytes: int
+    """Of the files that are completed."""
+
+
+def store_of(row: sqlite3.Row) -> Store:
+    return Store(
+        id=row["id"],
+        tenant=row["tenant"],
+        name=row["name"],
+        domain=row["domain"],
+        metadata=json.loads(row["metadata"]),
+        created_at=row["created_at"],
+    )
+
+
+def file_of(row: sqlite3.Row) -> File:
+    return File(
+        id=row["id"],
+        tenant=row["tenant"],
+        filename=row["filename"],
+        bytes=row["bytes"],
+        sha256=row["sha256"],
+        purpose=row["purpose"],
+        created_at=row["created_at"],
+    )
+
+
+def store_file_of(row: sqlite3.Row) -> StoreFile:
+    failed = row["error_message"] is not None
+    return StoreFile(
+        store_id=row["store_id"],
+        file_id=row["file_id"],
+        status=StoreFileStatus(row["status"]),
+        error=Failure(row["error_code"], row["error_message"]) if failed else None,
+        chunks=row["chunks"],
+        attributes=json.loads(row["attributes"]),
+        created_at=row["created_at"],
+    )
