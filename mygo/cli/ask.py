@@ -148,8 +148,8 @@ def print_times(reply: Reply) -> None:
     steps = ", ".join(f"{step} {seconds(_number(usage, f'{step}_s'))}" for step in _STEPS)
     out.print(
         f"[dim]{steps}; first token after {seconds(reply.ttft_s)}, all after {seconds(reply.total_s)}\n"
-        f"prompt {reply.prompt_tokens} tokens: {usage.get('computed_tokens', '-')} computed, cached: {cached}; "
-        f"worker {escape(str(reply.mygo.get('worker', '-')))}[/dim]"
+        f"prompt {reply.prompt_tokens} tokens: {usage.get('computed_tokens', '-')} computed, "
+        f"cached: {cached}; worker {escape(str(reply.mygo.get('worker', '-')))}[/dim]"
     )
 
 

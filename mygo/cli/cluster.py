@@ -21,6 +21,8 @@ from mygo.errors import MygoError, Unavailable
 
 STOP_GRACE_S = 30.0
 """How long the server may drain and take Ray down before it is killed."""
+_FOLLOW_S = 5.0
+"""How long the processes of a server that has ended may take to follow it."""
 _LOG_LINES = 15
 _SPARE_S = 120.0
 """Beyond the workers' own time-out: Ray itself, retrieval, the journal's replay."""
@@ -123,12 +125,13 @@ def stop(server: ServerState, grace_s: float = STOP_GRACE_S) -> Stopped:
         family |= state.descendants(server.pid)
         time.sleep(0.2)
     if not server.alive:
-        _settle(family)
+        _wait_gone(family, min(grace_s, _FOLLOW_S))
     killed = 0
     for pid, ticks in family.items():
         if state.start_ticks(pid) == ticks:
             os.kill(pid, signal.SIGKILL)
             killed += 1
+    _wait_gone(family, _FOLLOW_S)
     state.forget(server.name)
     return Stopped(server.name, killed, time.monotonic() - began_s)
 
@@ -143,13 +146,13 @@ def tail(server: ServerState) -> str:
     return "\n".join([*(f"  | {line}" for line in lines), f"the whole log: {server.log}"])
 
 
-def _settle(family: dict[int, int]) -> None:
-    """Give the processes of a server that ended cleanly a moment to follow it."""
-    deadline_s = time.monotonic() + 5.0
+def _wait_gone(family: dict[int, int], at_most_s: float) -> None:
+    """Wait until all these processes have ended, or the time is over."""
+    deadline_s = time.monotonic() + at_most_s
     while time.monotonic() < deadline_s:
         if not any(state.start_ticks(pid) == ticks for pid, ticks in family.items()):
             return
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def _command(config_path: Path | None, progress: Path) -> list[str]:

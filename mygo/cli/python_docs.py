@@ -56,6 +56,8 @@ def _module_text(name: str, module: ModuleType) -> str:
     parts = [f"# Module `{name}`", inspect.getdoc(module) or ""]
     for public in getattr(module, "__all__", None) or _own_names(module):
         member = getattr(module, public)
+        if public.endswith("hook"):
+            continue  # programs replace these, pytest among them
         if inspect.isclass(member):
             parts += _class_text(f"{name}.{public}", member)
         elif callable(member):
@@ -102,6 +104,6 @@ def _signature(function: Any) -> str:
 
 def _shown(parameter: inspect.Parameter) -> inspect.Parameter:
     bare = parameter.replace(annotation=inspect.Parameter.empty)
-    if bare.default is inspect.Parameter.empty or not repr(bare.default).startswith("<"):
+    if bare.default is inspect.Parameter.empty or "<" not in repr(bare.default):
         return bare
     return bare.replace(default=_Default())
