@@ -27,7 +27,7 @@ Read in this order: ``shard``, ``index``, ``merge``, ``replay``, ``snapshot``, `
 from mygo.retrieval import snapshot
 from mygo.retrieval.embed import Embedder
 from mygo.retrieval.merge import SearchResult, merge
-from mygo.retrieval.replay import Applied, Entry, Replayer, UpsertEntry
+from mygo.retrieval.replay import Applied, Entry, Replayer
 from mygo.retrieval.shard import Shard, owner
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "Replayer",
     "SearchResult",
     "Shard",
-    "UpsertEntry",
     "merge",
     "owner",
     "snapshot",

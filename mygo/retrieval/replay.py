@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from mygo.types import ContentHash, DocId, Passage, StoreId
 
 
 class Entry(Protocol):
-    """A journal entry about one document. Without ``passages`` it is a delete."""
+    """A journal entry that puts one document in place, or takes it away: its class says which."""
 
     @property
     def position(self) -> int:
@@ -27,13 +27,10 @@ class Entry(Protocol):
     @property
     def doc_id(self) -> DocId: ...
 
-
-@runtime_checkable
-class UpsertEntry(Entry, Protocol):
-    """The document is now made of these passages, whatever it was before."""
-
     @property
-    def passages(self) -> Sequence[Passage]: ...
+    def passages(self) -> Sequence[Passage]:
+        """All that the document is made of from here on; those of a delete are not read."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +53,14 @@ class Replayer:
     If anything fails in between, nothing has changed and the batch can be tried again.
     """
 
-    def __init__(self, shard: Shard, position: int = 0) -> None:
-        """``position``: of the last entry that the shard reflects (from its snapshot), or 0."""
+    def __init__(self, shard: Shard, position: int = 0, *, delete_type: type[Entry]) -> None:
+        """``position``: of the last entry that the shard reflects (from its snapshot), or 0.
+
+        ``delete_type``: the class of the journal's entries that take a document away (this room does
+        not know the journal's).
+        """
         self._shard = shard
+        self._delete_type = delete_type
         self._position = position
 
     @property
@@ -72,7 +74,7 @@ class Replayer:
         Texts of other shards, of entries that are already applied, and of documents that the same
         batch later replaces or deletes are left out.
         """
-        texts = _texts(self._net(entries))
+        texts = _texts(self._net(entries)[0])
         known = self._shard.known_vectors(texts)
         return [text for content_hash, text in texts.items() if content_hash not in known]
 
@@ -83,8 +85,8 @@ class Replayer:
         at once, the batch as a whole does not: a search meanwhile may see some of its documents new
         and others old.
         """
-        net = self._net(entries)
-        texts = _texts(net)
+        upserts, deletes = self._net(entries)
+        texts = _texts(upserts)
         vector_of = self._shard.known_vectors(texts)
         reused = len(vector_of)
         unknown = [content_hash for content_hash in texts if content_hash not in vector_of]
@@ -93,28 +95,27 @@ class Replayer:
         if vectors is not None:
             vector_of.update(zip(unknown, vectors, strict=True))
 
-        upserted = 0
-        for entry in net:
-            if isinstance(entry, UpsertEntry):
-                rows = [vector_of[passage.content_hash] for passage in entry.passages]
-                matrix = np.stack(rows) if rows else np.empty((0, self._shard.dimensions), np.float32)
-                self._shard.upsert(entry.store_id, entry.doc_id, entry.passages, matrix)
-                upserted += 1
-            else:
-                self._shard.delete(entry.store_id, entry.doc_id)
+        # any order will do: the net effect has one entry per document
+        for entry in deletes:
+            self._shard.delete(entry.store_id, entry.doc_id)
+        for entry in upserts:
+            rows = [vector_of[passage.content_hash] for passage in entry.passages]
+            matrix = np.stack(rows) if rows else np.empty((0, self._shard.dimensions), np.float32)
+            self._shard.upsert(entry.store_id, entry.doc_id, entry.passages, matrix)
         self._position = max([self._position, *(entry.position for entry in entries)])
-        return Applied(upserted, len(net) - upserted, embedded_texts=given, reused_texts=reused)
+        return Applied(len(upserts), len(deletes), embedded_texts=given, reused_texts=reused)
 
-    def _net(self, entries: Iterable[Entry]) -> list[Entry]:
-        """The last unapplied entry of each document of this shard: the batch's net effect."""
+    def _net(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """(upserts, deletes): the last unapplied entry of each document of this shard."""
         last: dict[tuple[StoreId, DocId], Entry] = {}
         for entry in sorted(entries, key=lambda entry: entry.position):
             if entry.position > self._position and self._shard.owns(entry.store_id, entry.doc_id):
                 last[entry.store_id, entry.doc_id] = entry
-        return list(last.values())
+        upserts = [entry for entry in last.values() if not isinstance(entry, self._delete_type)]
+        deletes = [entry for entry in last.values() if isinstance(entry, self._delete_type)]
+        return upserts, deletes
 
 
-def _texts(entries: Iterable[Entry]) -> dict[ContentHash, str]:
+def _texts(upserts: Iterable[Entry]) -> dict[ContentHash, str]:
     """Distinct texts in a fixed order."""
-    upserts = (entry for entry in entries if isinstance(entry, UpsertEntry))
     return {passage.content_hash: passage.text for entry in upserts for passage in entry.passages}

@@ -106,6 +106,19 @@ def test_search_orders_ties_by_document_when_inserted_in_another_order() -> None
     assert found(shard, "same", 5) == [(f"tie-{number:02}", 0) for number in range(5)]
 
 
+def test_search_orders_by_exact_scores_when_float32_cannot_tell_vectors_apart() -> None:
+    shard = make_shard()
+    texts = [f"text {number}" for number in range(300)]
+    base = embed(["base"])[0]
+    noise = np.random.default_rng(1).standard_normal((300, DIMENSIONS)) * 3e-7
+    vectors = (base + noise).astype(np.float32)
+    query = embed(["query"])[0]
+    shard.upsert(A, DocId("file"), passages("file", texts), vectors)
+    exact = (vectors.astype(np.float64) * query).sum(axis=1)
+    expected = np.lexsort((np.arange(300), -exact))[:5].tolist()
+    assert [s.passage.index for s in shard.search({A}, query, 5)] == expected
+
+
 def test_search_sees_no_other_store_when_one_is_named() -> None:
     shard = make_shard()
     put(shard, "secret", "question", store=B)
