@@ -1,0 +1,213 @@
+"""The KV connector that vLLM loads: wiring only. What it decides lies in its neighbours.
+
+vLLM makes one for the scheduler and one for each worker. This one moves no KV, so on the worker's
+side nothing happens. On the scheduler's side a request passes through, in this order:
+``on_new_request`` (identity, ledger), ``get_num_new_matched_tokens`` in each step until it is
+admitted (sibling hold), ``update_state_after_alloc`` (admitted), ``request_finished_all_groups``.
+Each step ends with ``take_events``, where changes are reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    SupportsHMA,
+)
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.request import Request, RequestStatus
+
+from mygo.errors import BadRequest, ConfigError
+from mygo.tree.keys import segment_key
+from mygo.types import WorkerLoad
+from mygo.vllm_plugin import identity, spans, versions
+from mygo.vllm_plugin.device_cache import DeviceCache
+from mygo.vllm_plugin.ledger import Ledger
+from mygo.vllm_plugin.reporter import Reporter
+from mygo.vllm_plugin.settings import PluginSettings
+from mygo.vllm_plugin.siblings import SiblingHold
+from mygo.vllm_plugin.spans import SegmentMap
+from mygo.vllm_plugin.wire import Hello
+
+logger = logging.getLogger(__name__)
+
+
+class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
+    """See ``settings.engine_arguments`` for how to load it.
+
+    Raises UntestedVersion or ConfigError at start-up; nothing that a request brings raises later,
+    because an exception here would end the engine.
+    """
+
+    # vLLM passes the last argument by this very name
+    def __init__(
+        self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig
+    ) -> None:
+        versions.check()
+        super().__init__(vllm_config, role, kv_cache_config)
+        self._settings = PluginSettings.parse(self._kv_transfer_config.kv_connector_extra_config)
+        self._requests: dict[str, Request] = {}
+        self._maps: dict[str, SegmentMap] = {}
+        self._uncomputed_tokens: dict[str, int] = {}
+        """Of waiting requests: prompt tokens that nobody holds or is computing, when last looked."""
+        self._reporter: Reporter | None = None
+
+    def bind_kv_cache_manager(self, kv_cache_manager: KVCacheManager) -> None:
+        """The scheduler has built its cache: everything that depends on it begins here."""
+        super().bind_kv_cache_manager(kv_cache_manager)
+        self._cache = DeviceCache(kv_cache_manager, self._kv_cache_config)
+        self._siblings = SiblingHold(self._cache)
+        self._ledger = Ledger(self._cache.block_tokens, self._cache.is_resident, self._cache.event_id)
+        if self._settings.mygo_socket is not None:
+            self._start_reporting(self._settings.mygo_socket)
+
+    def _start_reporting(self, path: str) -> None:
+        if not self._cache.publishes_events:
+            raise ConfigError(
+                "mygo_socket is set, but the engine has no cache events to report: "
+                "set kv_events_config as mygo.vllm_plugin.settings.engine_arguments does"
+            )
+        hello = Hello(
+            epoch=uuid.uuid4().hex,
+            block_tokens=self._cache.block_tokens,
+            device_tokens=self._cache.capacity_tokens,
+            pid=os.getpid(),
+            data_parallel_rank=self._vllm_config.parallel_config.data_parallel_index,
+        )
+        self._reporter = Reporter(path, hello)
+        self._cache.tee(self._ledger.observe, self._cleared)
+        self._reporter.start()
+
+    # --- scheduler side --------------------------------------------------------------------------
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        """Nobody waits for KV from us, so a preempted request may finish with what it computed."""
+        return False
+
+    def on_new_request(self, request: Request) -> None:
+        try:
+            segments = spans.parse(request.kv_transfer_params, request.num_prompt_tokens)
+        except BadRequest as error:
+            # Whose tokens these are is unknown, so nobody may share them.
+            logger.error("request %s: %s; it is served without sharing", request.request_id, error)
+            identity.isolate(request)
+            segments = None
+        if segments is not None:
+            identity.narrow(request, segments.spans, self._cache.hash_tokens)
+        if self._reporter is not None:
+            self._requests[request.request_id] = request
+            self._uncomputed_tokens[request.request_id] = request.num_prompt_tokens - min(
+                self._cache.cached_tokens(request), request.num_prompt_tokens
+            )
+            if segments is not None:
+                self._maps[request.request_id] = segments
+                self._ledger.begin(request.request_id, segments.spans, self._cache.hashes(request))
+            self._report()
+
+    def get_num_new_matched_tokens(
+        self, request: Request, num_computed_tokens: int
+    ) -> tuple[int | None, bool]:
+        """(0, False): nothing to load. (None, False): skip the request in this step, ask again."""
+        leader = (
+            self._siblings.leader_of(request, num_computed_tokens) if self._settings.sibling_hold else None
+        )
+        if request.request_id in self._uncomputed_tokens:
+            shared_tokens = self._siblings.shared_tokens(request, leader) if leader else num_computed_tokens
+            self._uncomputed_tokens[request.request_id] = max(0, request.num_prompt_tokens - shared_tokens)
+        return (None, False) if leader else (0, False)
+
+    def update_state_after_alloc(
+        self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
+    ) -> None:
+        self._siblings.admitted(request)
+
+    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
+        self._siblings.stepped(scheduler_output.num_scheduled_tokens)
+        return KVConnectorMetadata()
+
+    def take_events(self) -> tuple[()]:
+        """The step is over; the cache's events were taken just before. We add none of our own."""
+        self._report()
+        return ()
+
+    def request_finished_all_groups(
+        self, request: Request, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """Also called for aborted requests. Blocks are freed at once and stay cached."""
+        request_id = request.request_id
+        self._siblings.finished(request_id)
+        if self._requests.pop(request_id, None) is not None:
+            del self._uncomputed_tokens[request_id]
+            segments = self._maps.pop(request_id, None)
+            if segments is not None:
+                self._register_answer(request, segments)
+                self._ledger.finish(request_id)
+            self._report()
+        return False, None
+
+    def shutdown(self) -> None:
+        if self._reporter is not None:
+            self._reporter.close()
+
+    def _register_answer(self, request: Request, segments: SegmentMap) -> None:
+        """The generated ids become a segment, as the next turn of a conversation will name it."""
+        answer = _answer_ids(request)
+        if segments.answer_domain is None or not answer:
+            return
+        key = segment_key(segments.spans[-1].key, segments.answer_domain, answer)
+        end_tokens = request.num_prompt_tokens + len(answer)
+        self._ledger.extend(request.request_id, key, end_tokens, self._cache.hashes(request))
+
+    def _cleared(self) -> None:
+        self._ledger.observe_all()
+        self._report()
+
+    def _report(self) -> None:
+        if self._reporter is not None:
+            self._reporter.publish(self._ledger.take_events(), self._load())
+
+    def _load(self) -> WorkerLoad:
+        waiting = running = queued_tokens = 0
+        for request_id, request in self._requests.items():
+            if request.status == RequestStatus.RUNNING:
+                running += 1
+                queued_tokens += max(0, request.num_prompt_tokens - request.num_computed_tokens)
+            else:
+                waiting += 1
+                queued_tokens += self._uncomputed_tokens[request_id]
+        return WorkerLoad(waiting, running, queued_tokens, self._cache.free_tokens)
+
+    # --- worker side: no KV is moved -------------------------------------------------------------
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        return
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        return
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        return
+
+    def wait_for_save(self) -> None:
+        return
+
+
+def _answer_ids(request: Request) -> list[int]:
+    """The generated ids without the token that ended them."""
+    answer = list(request.output_token_ids)
+    sampling = request.sampling_params
+    if answer and request.status == RequestStatus.FINISHED_STOPPED and sampling is not None:
+        endings = {sampling.eos_token_id, *(sampling.stop_token_ids or ())}
+        if answer[-1] in endings:
+            answer.pop()
+    return answer

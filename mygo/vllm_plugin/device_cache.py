@@ -1,0 +1,109 @@
+"""vLLM's device cache as this room sees it: a set of block hashes, and a notice when it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from vllm.distributed.kv_events import AllBlocksCleared
+from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
+from vllm.v1.request import Request
+
+
+class DeviceCache:
+    """The blocks of one KV cache group.
+
+    A hybrid model has several groups. Its full-attention group is the one that tells how far a
+    prefix reaches: sliding-window groups keep no more than their window.
+    """
+
+    def __init__(self, manager: KVCacheManager, config: KVCacheConfig) -> None:
+        self._manager = manager
+        self._pool = manager.block_pool
+        groups = config.kv_cache_groups
+        self._group_id = next(
+            (i for i, group in enumerate(groups) if isinstance(group.kv_cache_spec, FullAttentionSpec)), 0
+        )
+        self._groups = len(groups)
+        self.hash_tokens: int = self._pool.hash_block_size
+        """Tokens per entry of ``Request.block_hashes``."""
+        group_tokens: int = manager.coordinator.single_type_managers[self._group_id].block_size
+        self.block_tokens = group_tokens
+        """Tokens per block of this group: a multiple of ``hash_tokens``, and mostly equal to it."""
+        self._stride = group_tokens // self.hash_tokens
+
+    @property
+    def publishes_events(self) -> bool:
+        return bool(self._pool.enable_kv_cache_events)
+
+    @property
+    def capacity_tokens(self) -> int:
+        # One block is vLLM's placeholder. A token takes a block of every group.
+        return int(self._pool.num_gpu_blocks - 1) // self._groups * self.block_tokens
+
+    @property
+    def free_tokens(self) -> int:
+        """Could be allocated now, evictable blocks included."""
+        return int(self._pool.get_num_free_blocks()) // self._groups * self.block_tokens
+
+    def is_resident(self, block_hash: bytes) -> bool:
+        return self._pool.get_cached_block(block_hash, [self._group_id]) is not None
+
+    def event_id(self, block_hash: bytes) -> Hashable:
+        """The name of a block in the pool's events: by default 64 bits of its hash."""
+        name: Hashable = maybe_convert_block_hash(block_hash)
+        return name
+
+    def hash_at(self, request: Request, block: int) -> bytes | None:
+        """Hash of the request's block; None if it is not filled (yet)."""
+        entry = (block + 1) * self._stride - 1
+        hashes: list[bytes] = request.block_hashes
+        return hashes[entry] if entry < len(hashes) else None
+
+    def hashes(self, request: Request) -> list[bytes]:
+        """Hashes of all full blocks of the request."""
+        hashes: list[bytes] = request.block_hashes
+        return hashes[self._stride - 1 :: self._stride]
+
+    def cached_tokens(self, request: Request) -> int:
+        """Leading tokens of the request that are held now."""
+        blocks = 0
+        for block_hash in self.hashes(request):
+            if not self.is_resident(block_hash):
+                break
+            blocks += 1
+        return blocks * self.block_tokens
+
+    def tee(self, changed: Callable[[list[Hashable]], None], cleared: Callable[[], None]) -> None:
+        """Call ``changed`` with the names of blocks that were stored or removed, at the end of each
+        engine step, and ``cleared`` when the cache was cleared, which happens between steps too.
+
+        The events are read where the scheduler takes them from the manager, so none is lost and
+        vLLM's own publisher still gets them all.
+        """
+        take_events = self._manager.take_events
+        reset_prefix_cache = self._manager.reset_prefix_cache
+
+        def take_and_tell() -> list[Any]:
+            events: list[Any] = take_events()
+            names: list[Hashable] = []
+            for event in events:
+                if isinstance(event, AllBlocksCleared):
+                    cleared()
+                elif event.group_idx in (None, self._group_id):
+                    names.extend(event.block_hashes)
+            if names:
+                changed(names)
+            return events
+
+        def reset_and_tell() -> bool:
+            # An idle engine takes no events until its next step; a reset must be told before that.
+            done: bool = reset_prefix_cache()
+            if done:
+                cleared()
+            return done
+
+        self._manager.take_events = take_and_tell
+        self._manager.reset_prefix_cache = reset_and_tell

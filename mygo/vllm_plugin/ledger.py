@@ -1,0 +1,218 @@
+"""Which segments the device cache holds, told from its blocks. Pure bookkeeping; imports no vLLM.
+
+Blocks and segments are many to many. A segment owns the blocks whose last token it has. A block that
+spans a border is owned by every segment that begins with the same few tokens: all questions behind
+one document, all documents behind one system prompt.
+
+The cache's events only say *where to look*: one block hash can have several physical blocks, so
+"removed" need not mean gone. After an event the cache itself is asked whether it has the hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mygo.types import ResidencyEvent, SegmentKey, SegmentSpan
+
+# Idle segments of which one shared block is left are kept for at most this many owners of it. A hot
+# border block would otherwise keep a record of every question ever asked behind its document.
+MAX_IDLE_OWNERS = 4
+
+_NOTHING = (0, False)
+
+
+@dataclass(slots=True)
+class _Block:
+    block_hash: bytes
+    resident: bool
+    owners: dict[SegmentKey, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Node:
+    """A segment in its path."""
+
+    key: SegmentKey
+    parent: SegmentKey | None
+    start_tokens: int
+    end_tokens: int
+    first_block: int
+    blocks: tuple[Hashable, ...]
+    """Event ids of the owned blocks, in prompt order."""
+    live: int = 0
+    """Unfinished requests that have this segment in their prompt."""
+    reported: tuple[int, bool] = _NOTHING
+    """(prefix_tokens, complete) of the last event about it."""
+
+
+class Ledger:
+    """Segments that the cache holds or a live request names.
+
+    ``is_resident`` asks the cache for a block hash. ``event_id`` turns a block hash into the name
+    that the cache's events use for it. A segment is forgotten when no live request names it and
+    nothing of it is held, or only blocks that MAX_IDLE_OWNERS others own as well.
+    """
+
+    def __init__(
+        self,
+        block_tokens: int,
+        is_resident: Callable[[bytes], bool],
+        event_id: Callable[[bytes], Hashable],
+    ) -> None:
+        self._block_tokens = block_tokens
+        self._is_resident = is_resident
+        self._event_id = event_id
+        self._nodes: dict[SegmentKey, _Node] = {}
+        self._blocks: dict[Hashable, _Block] = {}
+        self._requests: dict[str, list[_Node]] = {}
+        self._dirty: dict[SegmentKey, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __repr__(self) -> str:
+        resident = sum(block.resident for block in self._blocks.values())
+        return f"Ledger(segments={len(self)}, blocks={resident}/{len(self._blocks)} resident)"
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def begin(self, request_id: str, spans: Sequence[SegmentSpan], block_hashes: Sequence[bytes]) -> None:
+        """A request came: register its path. ``block_hashes`` are those of its full blocks.
+
+        The request keeps its segments registered until ``finish``.
+        """
+        path: list[_Node] = []
+        parent: SegmentKey | None = None
+        start_tokens = 0
+        for span in spans:
+            node = self._register(span.key, parent, start_tokens, span.end_tokens, block_hashes)
+            node.live += 1
+            path.append(node)
+            parent, start_tokens = span.key, span.end_tokens
+        self._requests[request_id] = path
+
+    def extend(
+        self, request_id: str, key: SegmentKey, end_tokens: int, block_hashes: Sequence[bytes]
+    ) -> None:
+        """Append a segment (the generated answer) to the path of a live request.
+
+        ``block_hashes`` are those of all full blocks of the request, the answer's included.
+        """
+        path = self._requests[request_id]
+        last = path[-1]
+        node = self._register(key, last.key, last.end_tokens, end_tokens, block_hashes)
+        node.live += 1
+        path.append(node)
+
+    def finish(self, request_id: str) -> None:
+        """A request ended, in whatever way. Unknown ids are ignored."""
+        for node in self._requests.pop(request_id, ()):
+            node.live -= 1
+            self._dirty[node.key] = None
+
+    # --- the cache -----------------------------------------------------------------------------
+
+    def observe(self, event_ids: Iterable[Hashable]) -> None:
+        """The cache stored or removed something under these names: look at what is there now."""
+        for event_id in event_ids:
+            block = self._blocks.get(event_id)
+            if block is not None:
+                self._look(block)
+
+    def observe_all(self) -> None:
+        """Anything may have changed (the cache was cleared): look at every known block."""
+        for block in self._blocks.values():
+            self._look(block)
+
+    # --- what to tell --------------------------------------------------------------------------
+
+    def take_events(self) -> list[ResidencyEvent]:
+        """One event per segment that holds more or less than was last told; then forget the idle."""
+        events: list[ResidencyEvent] = []
+        dirty, self._dirty = self._dirty, {}
+        for key in dirty:
+            node = self._nodes[key]
+            kept = node.live > 0 or self._worth_keeping(node)
+            held = self._held(node) if kept else _NOTHING
+            if held != node.reported:
+                node.reported = held
+                events.append(_event(node))
+            if not kept:
+                self._forget(node)
+        return events
+
+    def snapshot(self) -> list[ResidencyEvent]:
+        """All that was told and still holds."""
+        return [_event(node) for node in self._nodes.values() if node.reported != _NOTHING]
+
+    def check(self) -> None:
+        """Assert the invariants; for tests."""
+        for event_id, block in self._blocks.items():
+            assert block.owners, f"{event_id!r} has no owner"
+            assert all(event_id in self._nodes[key].blocks for key in block.owners)
+        for node in self._nodes.values():
+            assert all(node.key in self._blocks[event_id].owners for event_id in node.blocks)
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _register(
+        self,
+        key: SegmentKey,
+        parent: SegmentKey | None,
+        start_tokens: int,
+        end_tokens: int,
+        block_hashes: Sequence[bytes],
+    ) -> _Node:
+        # A key is a hash of its whole path, so a known one has the same blocks.
+        node = self._nodes.get(key)
+        if node is not None:
+            return node
+        first = start_tokens // self._block_tokens
+        hashes = block_hashes[first : end_tokens // self._block_tokens]
+        names = tuple(self._event_id(block_hash) for block_hash in hashes)
+        node = _Node(key, parent, start_tokens, end_tokens, first, names)
+        for name, block_hash in zip(names, hashes, strict=True):
+            block = self._blocks.get(name)
+            if block is None:
+                block = self._blocks[name] = _Block(block_hash, self._is_resident(block_hash))
+            block.owners[key] = None
+        self._nodes[key] = node
+        self._dirty[key] = None
+        return node
+
+    def _look(self, block: _Block) -> None:
+        resident = self._is_resident(block.block_hash)
+        if resident != block.resident:
+            block.resident = resident
+            self._dirty.update(block.owners)
+
+    def _held(self, node: _Node) -> tuple[int, bool]:
+        """A hole makes the rest of the segment unreachable: only leading blocks count."""
+        blocks = 0
+        for name in node.blocks:
+            if not self._blocks[name].resident:
+                break
+            blocks += 1
+        if blocks == 0:
+            return _NOTHING
+        return (node.first_block + blocks) * self._block_tokens, blocks == len(node.blocks)
+
+    def _worth_keeping(self, node: _Node) -> bool:
+        return any(
+            block.resident and len(block.owners) <= MAX_IDLE_OWNERS
+            for block in (self._blocks[name] for name in node.blocks)
+        )
+
+    def _forget(self, node: _Node) -> None:
+        del self._nodes[node.key]
+        for name in node.blocks:
+            block = self._blocks[name]
+            del block.owners[node.key]
+            if not block.owners:
+                del self._blocks[name]
+
+
+def _event(node: _Node) -> ResidencyEvent:
+    prefix_tokens, complete = node.reported
+    return ResidencyEvent(node.key, node.parent, node.start_tokens, node.end_tokens, prefix_tokens, complete)

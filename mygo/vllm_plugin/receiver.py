@@ -1,0 +1,135 @@
+"""The worker process's end of the socket: an engine's reports, numbered. Imports no vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from pathlib import Path
+
+from mygo.errors import ConfigError
+from mygo.types import WorkerId, WorkerLoad, WorkerReport
+from mygo.vllm_plugin.residency import ResidencyLog
+from mygo.vllm_plugin.wire import HEADER, MAX_FRAME_BYTES, Batch, Hello, Message, decode
+
+logger = logging.getLogger(__name__)
+
+
+class ReportReceiver:
+    """Listens for one engine at ``path`` and hands out its reports as ``worker``'s.
+
+    Sequences are dense per epoch over ``next_report`` and ``snapshot`` together. When the engine
+    comes back with a new epoch, they begin at 0 again, with a snapshot. Reports that were not
+    asked for coalesce; nothing queues up. One task at a time may ask.
+    """
+
+    def __init__(self, path: Path, worker: WorkerId) -> None:
+        self._path = path
+        self._worker = worker
+        self._server: asyncio.Server | None = None
+        self._connection: asyncio.StreamWriter | None = None
+        self._hello: Hello | None = None
+        self._introduced = asyncio.Event()
+        self._news = asyncio.Event()
+        self._log = ResidencyLog()
+        self._load = WorkerLoad()
+        self._sequence = 0
+
+    async def start(self) -> None:
+        """Listen; only this user can connect. Raises ConfigError if the path cannot be used."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._path.unlink(missing_ok=True)
+            listener.bind(str(self._path))
+            # before listening: until then nobody can connect
+            self._path.chmod(0o600)
+            self._server = await asyncio.start_unix_server(self._receive, sock=listener)
+        except OSError as error:
+            listener.close()
+            raise ConfigError(
+                f"{self._path}: cannot listen for the engine's reports ({error}); "
+                "give a path below 108 bytes in a directory that can be written"
+            ) from error
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+        self._path.unlink(missing_ok=True)
+
+    async def hello(self) -> Hello:
+        """What the engine said of itself; waits until it has connected once."""
+        await self._introduced.wait()
+        assert self._hello is not None
+        return self._hello
+
+    async def next_report(self, heartbeat_s: float | None = None) -> WorkerReport:
+        """Wait for news; after ``heartbeat_s`` without any, report the load alone.
+
+        Nothing is reported before the engine has connected once.
+        """
+        await self._introduced.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(heartbeat_s):
+                await self._news.wait()
+        return self._report()
+
+    async def snapshot(self) -> WorkerReport:
+        """All that the engine holds, as far as it has told."""
+        await self._introduced.wait()
+        self._log.tell_all()
+        return self._report()
+
+    def _report(self) -> WorkerReport:
+        assert self._hello is not None
+        self._news.clear()
+        events, snapshot = self._log.take()
+        report = WorkerReport(
+            self._worker, self._hello.epoch, self._sequence, events, self._load, snapshot=snapshot
+        )
+        self._sequence += 1
+        return report
+
+    async def _receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A new connection means that the engine gave the old one up.
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = writer
+        try:
+            while True:
+                (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+                if length > MAX_FRAME_BYTES:
+                    raise ValueError(f"a frame of {length} bytes is over {MAX_FRAME_BYTES}")
+                message = decode(await reader.readexactly(length))
+                if self._connection is not writer:
+                    return
+                self._apply(message)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            logger.info("the engine closed its report connection")
+        except ValueError as error:
+            logger.error("a report cannot be read, so the connection is dropped: %s", error)
+        finally:
+            writer.close()
+            if self._connection is writer:
+                self._connection = None
+
+    def _apply(self, message: Message) -> None:
+        match message:
+            case Hello():
+                if self._hello is None or self._hello.epoch != message.epoch:
+                    self._log = ResidencyLog()
+                    self._load = WorkerLoad()
+                    self._sequence = 0
+                self._hello = message
+            case Batch():
+                self._load = message.load
+                if message.snapshot:
+                    self._log.replace(message.events)
+                else:
+                    self._log.record(message.events)
+                # Only now: a snapshot that is asked for at the first hello shall not be empty.
+                self._introduced.set()
+        self._news.set()

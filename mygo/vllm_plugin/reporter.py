@@ -1,0 +1,109 @@
+"""The engine's end of the socket: a thread that tells the worker process what changed.
+
+The engine never waits for it. It leaves its news in a ResidencyLog, which coalesces what the thread
+has not sent yet; a lost connection, or a reader that is too slow, costs a snapshot and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterable
+
+from mygo.types import ResidencyEvent, WorkerLoad
+from mygo.vllm_plugin.residency import ResidencyLog
+from mygo.vllm_plugin.wire import Batch, Hello, frame
+
+logger = logging.getLogger(__name__)
+
+MIN_INTERVAL_S = 0.05
+RECONNECT_S = 0.5
+SEND_TIMEOUT_S = 10.0
+# How often an idle connection is looked at for a peer that went away.
+PEER_CHECK_S = 1.0
+
+
+class Reporter:
+    """Connects to the Unix socket at ``path``, and again whenever the connection is lost."""
+
+    def __init__(self, path: str, hello: Hello) -> None:
+        self._path = path
+        self._hello = hello
+        self._log = ResidencyLog()
+        self._load = WorkerLoad()
+        self._news = False
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mygo-reporter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def publish(self, events: Iterable[ResidencyEvent], load: WorkerLoad) -> None:
+        """Called by the engine; returns at once. The last load counts, events add up."""
+        events = tuple(events)
+        with self._changed:
+            if not events and load == self._load:
+                return
+            self._log.record(events)
+            self._load = load
+            self._news = True
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stop reporting; what was not sent is not sent any more."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify()
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        reachable = True
+        while not self._closing.is_set():
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                    connection.settimeout(SEND_TIMEOUT_S)
+                    connection.connect(self._path)
+                    reachable = True
+                    self._serve(connection)
+            except OSError as error:
+                if reachable:
+                    logger.warning("no report reader at %s (%s); will go on trying", self._path, error)
+                reachable = False
+            self._closing.wait(RECONNECT_S)
+
+    def _serve(self, connection: socket.socket) -> None:
+        """Send until closing. Raises OSError when the peer is gone or does not read."""
+        with self._changed:
+            self._log.tell_all()
+            self._news = True
+        connection.sendall(frame(self._hello))
+        while True:
+            batch = self._next_batch()
+            if self._closing.is_set():
+                return
+            if batch is None:
+                _check_peer(connection)
+            else:
+                connection.sendall(frame(batch))
+                self._closing.wait(MIN_INTERVAL_S)
+
+    def _next_batch(self) -> Batch | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._news or self._closing.is_set(), PEER_CHECK_S)
+            if not self._news:
+                return None
+            self._news = False
+            events, snapshot = self._log.take()
+            return Batch(self._load, events, snapshot)
+
+
+def _check_peer(connection: socket.socket) -> None:
+    """Raise OSError if the peer closed. It never sends anything, so readable means closed."""
+    try:
+        received = connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
+    if not received:
+        raise ConnectionResetError("the reader closed the connection")

@@ -1,0 +1,59 @@
+"""The segment map that a request brings in ``kv_transfer_params["mygo"]``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mygo.errors import BadRequest
+from mygo.types import DomainTag, SegmentKey, SegmentSpan
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentMap:
+    """Which segment every token of a prompt belongs to."""
+
+    spans: tuple[SegmentSpan, ...]
+    """At least one; ends never fall, and the last is the prompt's length."""
+    answer_domain: DomainTag | None
+    """The path's domain at the end of the prompt; None if the answer is not to be reported."""
+
+
+def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> SegmentMap | None:
+    """Read the segment map of a request; None if it brings none (a stock client).
+
+    Form: ``{"mygo": {"spans": [[key, end_tokens, salt], ...], "answer_domain": str}}``.
+    Raises BadRequest if the map is there but wrong.
+    """
+    if not kv_transfer_params or "mygo" not in kv_transfer_params:
+        return None
+    raw = kv_transfer_params["mygo"]
+    if not isinstance(raw, Mapping):
+        raise _wrong(f"must be a mapping, not {type(raw).__name__}")
+    raw_spans = raw.get("spans")
+    if not isinstance(raw_spans, list | tuple) or not raw_spans:
+        raise _wrong("spans must be a non-empty list of [key, end_tokens, salt]")
+    spans = tuple(_span(entry) for entry in raw_spans)
+    ends = [span.end_tokens for span in spans]
+    if ends != sorted(ends) or ends[-1] != prompt_tokens:
+        raise _wrong(f"spans end at {ends}: ends must not fall, and the last be {prompt_tokens}")
+    domain = raw.get("answer_domain")
+    if domain is not None and not isinstance(domain, str):
+        raise _wrong(f"answer_domain must be a string, not {domain!r}")
+    return SegmentMap(spans, None if domain is None else DomainTag(domain))
+
+
+def _span(entry: Any) -> SegmentSpan:
+    match entry:
+        case [str(key), int(end_tokens), str(salt)] if _KEY.fullmatch(key) and end_tokens >= 0:
+            return SegmentSpan(SegmentKey(key), end_tokens, salt)
+        case _:
+            raise _wrong(f"{entry!r} is not a span [key of 32 hex digits, end_tokens, salt]")
+
+
+def _wrong(problem: str) -> BadRequest:
+    return BadRequest(f"kv_transfer_params.mygo: {problem}", param="kv_transfer_params")

@@ -1,0 +1,245 @@
+"""The ledger against a naive model: a set of resident hashes, and every segment walked each time."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mygo.tree.keys import root_key, segment_key
+from mygo.types import PUBLIC, ResidencyEvent, SegmentKey, SegmentSpan
+from mygo.vllm_plugin.ledger import MAX_IDLE_OWNERS, Ledger
+
+BLOCK_TOKENS = 4
+ROOT = root_key(model="m", kv_dtype="bf16")
+
+
+def _spans(segments: list[list[int]]) -> list[SegmentSpan]:
+    spans = []
+    key, end_tokens = ROOT, 0
+    for ids in segments:
+        key = segment_key(key, PUBLIC, ids)
+        end_tokens += len(ids)
+        spans.append(SegmentSpan(key, end_tokens, "salt"))
+    return spans
+
+
+def _hashes(segments: list[list[int]]) -> list[bytes]:
+    """Like vLLM's: a hash names the whole prefix that ends with its block."""
+    ids = [token for segment in segments for token in segment]
+    return [repr(ids[:end]).encode() for end in range(BLOCK_TOKENS, len(ids) + 1, BLOCK_TOKENS)]
+
+
+class _Cache:
+    def __init__(self) -> None:
+        self.resident: set[bytes] = set()
+
+    def ledger(self) -> Ledger:
+        return Ledger(BLOCK_TOKENS, self.resident.__contains__, lambda block_hash: b"id" + block_hash)
+
+    def store(self, ledger: Ledger, hashes: list[bytes]) -> None:
+        self.resident.update(hashes)
+        ledger.observe(b"id" + block_hash for block_hash in hashes)
+
+    def remove(self, ledger: Ledger, hashes: list[bytes]) -> None:
+        self.resident.difference_update(hashes)
+        ledger.observe(b"id" + block_hash for block_hash in hashes)
+
+
+def _statement(event: ResidencyEvent) -> tuple[int, int, int, bool]:
+    return event.start_tokens, event.end_tokens, event.prefix_tokens, event.complete
+
+
+def test_ledger_reports_each_segment_once_per_step_when_its_blocks_are_stored_in_pieces() -> None:
+    cache, segments = _Cache(), [list(range(6)), list(range(10, 19))]
+    ledger, spans, hashes = cache.ledger(), _spans(segments), _hashes(segments)
+    ledger.begin("r", spans, hashes)
+    assert ledger.take_events() == []
+    cache.store(ledger, hashes[:1])
+    cache.store(ledger, hashes[1:2])
+    events = ledger.take_events()
+    # block 0 ends in the first segment; blocks 1 and 2 end in the second, which ends at token 15
+    assert [_statement(event) for event in events] == [(0, 6, 4, True), (6, 15, 8, False)]
+    assert [event.parent for event in events] == [None, spans[0].key]
+    assert ledger.take_events() == []
+    cache.store(ledger, hashes[2:])
+    assert [_statement(event) for event in ledger.take_events()] == [(6, 15, 12, True)]
+
+
+def test_ledger_counts_only_leading_blocks_when_one_in_the_middle_is_removed() -> None:
+    cache, segments = _Cache(), [list(range(20))]
+    ledger, hashes = cache.ledger(), _hashes([list(range(20))])
+    ledger.begin("r", _spans(segments), hashes)
+    cache.store(ledger, hashes)
+    ledger.take_events()
+    cache.remove(ledger, hashes[2:3])
+    assert [_statement(event) for event in ledger.take_events()] == [(0, 20, 8, False)]
+    cache.remove(ledger, hashes[:1])
+    assert [_statement(event) for event in ledger.take_events()] == [(0, 20, 0, False)]
+    assert ledger.snapshot() == []
+
+
+def test_ledger_reports_at_once_what_is_held_already_when_a_new_segment_shares_a_border_block() -> None:
+    cache, document = _Cache(), list(range(6))
+    first, second = [document, [50, 51, 1, 2]], [document, [50, 51, 3, 4]]
+    ledger = cache.ledger()
+    ledger.begin("a", _spans(first), _hashes(first))
+    cache.store(ledger, _hashes(first))
+    ledger.take_events()
+    ledger.begin("b", _spans(second), _hashes(second))
+    assert [_statement(event) for event in ledger.take_events()] == [(6, 10, 8, True)]
+
+
+def test_ledger_keeps_a_segment_when_one_of_two_physical_blocks_of_a_hash_is_removed() -> None:
+    cache, segments = _Cache(), [list(range(8))]
+    ledger, hashes = cache.ledger(), _hashes(segments)
+    ledger.begin("r", _spans(segments), hashes)
+    cache.store(ledger, hashes)
+    ledger.take_events()
+    ledger.observe([b"id" + hashes[0]])  # "removed", but the cache still has the hash
+    assert ledger.take_events() == []
+
+
+def test_ledger_registers_the_answer_as_a_child_of_the_prompt_when_it_is_generated() -> None:
+    cache, prompt, answer = _Cache(), [list(range(6))], [60, 61, 62]
+    ledger = cache.ledger()
+    ledger.begin("r", _spans(prompt), _hashes(prompt))
+    spans, hashes = _spans([*prompt, answer]), _hashes([*prompt, answer])
+    cache.store(ledger, hashes)
+    ledger.extend("r", spans[1].key, 9, hashes)
+    ledger.finish("r")
+    events = {event.key: event for event in ledger.take_events()}
+    assert events[spans[1].key] == ResidencyEvent(spans[1].key, spans[0].key, 6, 9, 8, True)
+
+
+def test_ledger_forgets_idle_questions_when_one_hot_border_block_is_all_that_is_left_of_them() -> None:
+    cache, document = _Cache(), list(range(6))
+    ledger = cache.ledger()
+    for question in range(100):
+        segments = [document, [50, 51, question, question, question, question]]
+        hashes = _hashes(segments)
+        ledger.begin(str(question), _spans(segments), hashes)
+        cache.store(ledger, hashes)
+        ledger.take_events()
+        cache.remove(ledger, hashes[2:])
+        ledger.finish(str(question))
+        ledger.take_events()
+        ledger.check()
+    assert len(ledger) == 1 + MAX_IDLE_OWNERS
+
+
+_SEGMENTS = st.lists(st.lists(st.integers(0, 1), min_size=0, max_size=9), min_size=1, max_size=4).filter(
+    lambda segments: sum(map(len, segments)) > 0
+)
+
+
+class LedgerAgainstSets(RuleBasedStateMachine):
+    """Small alphabets, so that paths branch, share border blocks and come again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = _Cache()
+        self.ledger = self.cache.ledger()
+        self.live: dict[str, list[list[int]]] = {}
+        self.paths: list[list[list[int]]] = []
+        self.told: dict[SegmentKey, ResidencyEvent] = {}
+        self.untold = False
+        self.count = 0
+
+    def known_hashes(self) -> list[bytes]:
+        return sorted({block_hash for path in self.paths for block_hash in _hashes(path)})
+
+    @rule(segments=_SEGMENTS)
+    def begin(self, segments: list[list[int]]) -> None:
+        self.count += 1
+        self.ledger.begin(str(self.count), _spans(segments), _hashes(segments))
+        self.live[str(self.count)] = segments
+        self.paths.append(segments)
+        self.untold = True
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), answer=st.lists(st.integers(0, 1), max_size=9))
+    def finish(self, data: st.DataObject, answer: list[int]) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.live)))
+        path = [*self.live.pop(request_id), answer]
+        if answer:
+            self.paths.append(path)
+            span = _spans(path)[-1]
+            self.ledger.extend(request_id, span.key, span.end_tokens, _hashes(path))
+        self.ledger.finish(request_id)
+        self.untold = True
+
+    @rule(data=st.data())
+    def store(self, data: st.DataObject) -> None:
+        known = self.known_hashes()
+        if known:
+            self.cache.store(self.ledger, data.draw(st.lists(st.sampled_from(known))))
+            self.untold = True
+
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        if self.cache.resident:
+            removed = data.draw(st.lists(st.sampled_from(sorted(self.cache.resident))))
+            self.cache.remove(self.ledger, removed)
+            self.untold = True
+
+    @rule(data=st.data())
+    def stale_event(self, data: st.DataObject) -> None:
+        """Duplicate and contradicting events, and events about blocks nobody asked for."""
+        known = self.known_hashes()
+        if known:
+            self.ledger.observe(b"id" + name for name in data.draw(st.lists(st.sampled_from(known))))
+        self.ledger.observe([b"unknown"])
+
+    @rule()
+    def clear(self) -> None:
+        self.cache.resident.clear()
+        self.ledger.observe_all()
+        self.untold = True
+
+    @rule()
+    def take(self) -> None:
+        for event in self.ledger.take_events():
+            before = self.told.pop(event.key, None)
+            assert event != before, "an event that says nothing new"
+            if event.prefix_tokens:
+                self.told[event.key] = event
+        self.untold = False
+
+    @invariant()
+    def sound(self) -> None:
+        self.ledger.check()
+        assert {event.key: event for event in self.ledger.snapshot()} == self.told
+        if self.untold:
+            return
+        truth = self.truth()
+        for key, event in self.told.items():
+            assert (event.prefix_tokens, event.complete) == truth[key]
+        live = {span.key for path in self.live.values() for span in _spans(path)}
+        missing = {key for key, (prefix_tokens, _) in truth.items() if prefix_tokens} - self.told.keys()
+        assert not missing & live
+        if not self.cache.resident:
+            assert len(self.ledger) == len(live)
+        # memory: idle segments are bounded by what is resident
+        assert len(self.ledger) <= len(live) + MAX_IDLE_OWNERS * len(self.cache.resident)
+
+    def truth(self) -> dict[SegmentKey, tuple[int, bool]]:
+        """(prefix_tokens, complete) of every segment that was ever named."""
+        held: dict[SegmentKey, tuple[int, bool]] = {}
+        for path in self.paths:
+            hashes, start_tokens = _hashes(path), 0
+            for span in _spans(path):
+                owned = range(start_tokens // BLOCK_TOKENS, span.end_tokens // BLOCK_TOKENS)
+                prefix_tokens = 0
+                for block in owned:
+                    if hashes[block] not in self.cache.resident:
+                        break
+                    prefix_tokens = (block + 1) * BLOCK_TOKENS
+                whole = bool(owned) and all(hashes[block] in self.cache.resident for block in owned)
+                held[span.key] = (prefix_tokens, whole)
+                start_tokens = span.end_tokens
+        return held
+
+
+LedgerAgainstSets.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestLedgerAgainstSets = LedgerAgainstSets.TestCase
