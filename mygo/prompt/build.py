@@ -79,8 +79,7 @@ class PromptBuilder:
         of the ranking. Raises BadRequest for messages that the template cannot hold, and with code
         ``context_length_exceeded`` if they do not fit even without documents.
         """
-        system, dialogue = _divide(messages)
-        _check(dialogue)
+        system, dialogue = self._checked(messages)
         layout = self._template.layout(tuple(message.role for message in dialogue))
         system_text = self._template.trimmed("system", self._system if system is None else system)
         head = self._encoder.literal(layout.before) + self._encoder.text(system_text)
@@ -115,8 +114,7 @@ class PromptBuilder:
         None if the template's turns cannot be appended, or if not even the question fits (documents
         first may, because it leaves the earlier documents out). Raises BadRequest as documents_first.
         """
-        _, dialogue = _divide(messages)
-        _check(dialogue)
+        _, dialogue = self._checked(messages)
         turn = self._template.turn
         if turn is None:
             return None
@@ -171,6 +169,24 @@ class PromptBuilder:
                 ids += self._encoder.text(self._template.trimmed(message.role, message.content))
         return tuple(ids)
 
+    def _checked(self, messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
+        """The leading system messages as one text (None if there are none), and the dialogue behind."""
+        chars = sum(len(message.content) for message in messages)
+        least_tokens = self._encoder.least_tokens(chars)
+        if least_tokens > self._max_context_tokens:  # seconds of tokenizing would end in the same answer
+            raise BadRequest(
+                f"this model's context is {self._max_context_tokens} tokens, but the messages have {chars} "
+                f"characters, at least {least_tokens} tokens; shorten the messages",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        leading = 0
+        while leading < len(messages) and messages[leading].role == "system":
+            leading += 1
+        texts = [message.content for message in messages[:leading]]
+        _check(messages[leading:])
+        return (_GAP.join(texts) if texts else None), messages[leading:]
+
     def _room(self, taken: int, max_tokens: int | None) -> int:
         """Tokens left for documents, after the answer's are set aside; raises if there are not enough."""
         left = self._max_context_tokens - taken
@@ -221,15 +237,6 @@ class _Trunk:
             citations=tuple(cited),
             dropped=tuple(document.scored.passage for document in dropped),
         )
-
-
-def _divide(messages: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
-    """The leading system messages as one text (None if there are none), and the rest."""
-    leading = 0
-    while leading < len(messages) and messages[leading].role == "system":
-        leading += 1
-    texts = [message.content for message in messages[:leading]]
-    return (_GAP.join(texts) if texts else None), messages[leading:]
 
 
 def _check(dialogue: Sequence[Message]) -> None:

@@ -7,6 +7,7 @@ even where it spells ``<|im_end|>``.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from functools import lru_cache
 from typing import Any
@@ -27,6 +28,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, template_text: str) -> None:
         self._for_literals = tokenizer
         self._for_text = copy.deepcopy(tokenizer)
+        self._longest_token_chars = max(map(len, tokenizer.get_vocab()))
         self._cuts: re.Pattern[str] | None = None
         leaking = self._leaking(_control_tokens(tokenizer, template_text))
         if leaking:
@@ -48,6 +50,10 @@ class TextEncoder:
         """The ids of a text from outside; never a control token."""
         pieces = self._cuts.split(text) if self._cuts else [text]
         return tuple(token for piece in pieces if piece for token in self._plain(piece))
+
+    def least_tokens(self, chars: int) -> int:
+        """A lower bound of the tokens of a text with so many characters, without encoding it."""
+        return math.ceil(chars / self._longest_token_chars)
 
     def _encode_literal(self, text: str) -> tuple[int, ...]:
         return tuple(self._for_literals(text, add_special_tokens=False, split_special_tokens=False).input_ids)

@@ -76,6 +76,7 @@ SYSTEM = "Answer from the documents."
 _CORPUS = [
     "the with statement is used to wrap the execution of a block",
     "Answer from the documents. Source: rain.txt snow falls in winter, rain in autumn",
+    "x<|y|>z",
     "system user assistant model Today Date: 26 Jul 2024",
 ] * 20
 

@@ -170,6 +170,14 @@ def test_default_system_text_of_the_template_is_never_used() -> None:
     assert "Tiny" not in decode("chatml", prompt)
 
 
+def test_question_stands_apart_from_what_is_folded_before_it_and_only_then() -> None:
+    builder = make_builder("gemma", system="")
+    with_documents = builder.documents_first([user("why?")], [RAIN], domain=ALICE)
+    without = builder.documents_first([user("why?")], [], domain=ALICE)
+    assert "rain falls\n\nwhy?" in decode("gemma", with_documents)
+    assert "user\nwhy?" in decode("gemma", without)
+
+
 def test_documents_follow_the_cached_path_and_citations_the_ranking() -> None:
     held = {segment.key for segment in ask([HAIL, RAIN]).segments}
     order = CacheOrder(lambda key: 1 if key in held else 0)
@@ -212,6 +220,13 @@ def test_request_is_refused_when_it_does_not_fit_without_documents(
     with pytest.raises(BadRequest, match=f"{bare + context} tokens.*take {bare} .*{remedy}") as caught:
         builder.documents_first([user("why?")], [RAIN], domain=ALICE, max_tokens=max_tokens)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+
+
+def test_request_is_refused_without_tokenizing_when_it_is_far_too_long() -> None:
+    question = "snow " * 2_000_000
+    with pytest.raises(BadRequest, match="10000000 characters") as caught:
+        BUILDERS["chatml"].documents_first([user(question)], [], domain=ALICE)
+    assert caught.value.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,15 @@ def test_turn_is_not_kept_when_its_document_was_deleted_while_it_was_answered() 
     assert conversations.recall(A, BEFORE) is not None
 
 
+def test_least_recently_used_turn_leaves_when_there_is_no_room() -> None:
+    conversations = remembering(0, capacity=2)
+    conversations.remember(A, [user("how?")], PROMPTS[()], "so", [7])
+    conversations.recall(A, BEFORE)
+    conversations.remember(A, [user("when?")], PROMPTS[()], "so", [7])
+    assert conversations.recall(A, [user("how?"), assistant("so")]) is None
+    assert conversations.recall(A, BEFORE) is not None
+
+
 def test_nothing_is_remembered_when_capacity_is_zero() -> None:
     conversations = remembering(0, capacity=0)
     conversations.forget_document(PUBLIC, ContentHash("x"))

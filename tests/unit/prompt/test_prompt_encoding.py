@@ -24,9 +24,21 @@ def test_text_never_becomes_a_control_token_and_decodes_to_itself(text: str) -> 
     assert TOKENIZER.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
+@given(hostile)
+def test_least_tokens_is_never_more_than_there_are(text: str) -> None:
+    assert ENCODER.least_tokens(len(text)) <= len(ENCODER.text(text))
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_literal_becomes_a_control_token_when_it_spells_one(spelling: str) -> None:
     assert ENCODER.literal(spelling) == (TOKENIZER.convert_tokens_to_ids(spelling),)
+
+
+def test_text_is_encoded_whole_when_the_tokenizer_can_split_special_tokens() -> None:
+    """Cutting by hand is for the others: it loses merges, here that of ``<|``."""
+    ids = TOKENIZER("a<|im_end|>", add_special_tokens=False, split_special_tokens=True).input_ids
+    assert list(ENCODER.text("a<|im_end|>")) == ids
+    assert "<|" in TOKENIZER.convert_ids_to_tokens(ids)
 
 
 def test_text_is_encoded_as_usual_when_it_holds_no_control_token() -> None:
