@@ -143,7 +143,7 @@ class Catalog:
             self.get_store(tenant, store_id)
             rows = connection.execute(
                 "SELECT status, count(*) AS files, sum(bytes) AS bytes"
-                " FROM store_files JOIN files ON files.id = file_id WHERE store_id = ? GROUP BY status",
+                " FROM attached_files WHERE store_id = ? GROUP BY status",
                 (store_id,),
             ).fetchall()
         counts = {row["status"]: row["files"] for row in rows}
@@ -263,7 +263,7 @@ class Catalog:
         with self._database.reading() as connection:
             self._owned_store(tenant, store_id)
             row = connection.execute(
-                "SELECT * FROM store_files WHERE store_id = ? AND file_id = ?", (store_id, file_id)
+                "SELECT * FROM attached_files WHERE store_id = ? AND file_id = ?", (store_id, file_id)
             ).fetchone()
         if row is None:
             raise NotFound(
@@ -284,7 +284,7 @@ class Catalog:
             self._owned_store(tenant, store_id)
             rows, has_more = select_page(
                 connection,
-                table="store_files",
+                table="attached_files",
                 id_column="file_id",
                 scope=("store_id", store_id),
                 filters={} if status is None else {"status": status},

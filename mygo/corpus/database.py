@@ -80,6 +80,8 @@ CREATE TABLE store_files (
 CREATE INDEX store_files_by_store ON store_files (store_id, created_at, sequence);
 CREATE INDEX store_files_by_file ON store_files (file_id);
 CREATE INDEX store_files_pending ON store_files (sequence) WHERE status = 'in_progress';
+CREATE VIEW attached_files AS
+    SELECT store_files.*, files.bytes FROM store_files JOIN files ON files.id = file_id;
 """
 
 

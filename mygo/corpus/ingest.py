@@ -68,7 +68,7 @@ class Library:
         """Files in progress, of all tenants, in the order in which they were attached."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT * FROM store_files WHERE status = 'in_progress' ORDER BY sequence LIMIT ?",
+                "SELECT * FROM attached_files WHERE status = 'in_progress' ORDER BY sequence LIMIT ?",
                 (-1 if limit is None else limit,),
             ).fetchall()
         return [store_file_of(row) for row in rows]

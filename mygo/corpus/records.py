@@ -66,6 +66,8 @@ class StoreFile:
     status: StoreFileStatus
     error: Failure | None
     """Set if and only if ``status`` is failed."""
+    bytes: int
+    """Of the file."""
     chunks: int
     """Passages in the journal; 0 unless completed."""
     attributes: Attributes
@@ -110,6 +112,7 @@ def store_file_of(row: sqlite3.Row) -> StoreFile:
         file_id=row["file_id"],
         status=StoreFileStatus(row["status"]),
         error=Failure(row["error_code"], row["error_message"]) if failed else None,
+        bytes=row["bytes"],
         chunks=row["chunks"],
         attributes=json.loads(row["attributes"]),
         created_at=row["created_at"],

@@ -125,8 +125,7 @@ def test_lists_page_through_everything_in_both_orders(catalog: Catalog) -> None:
         assert [store.id for store in page] == expected[2:5] and not more
 
 
-def test_lists_break_ties_by_insertion_when_times_are_equal(tmp_path: Path, open_library, tokenizer) -> None:  # type: ignore[no-untyped-def]
-    library = open_library()
+def test_lists_break_ties_by_insertion_when_times_are_equal(library: Library) -> None:
     catalog = Catalog(
         library._database, library.journal, library._blobs, clock=lambda: 1.0,
         new_id=map("{:024x}".format, [9, 3, 7, 1]).__next__,
@@ -231,7 +230,8 @@ def test_attach_keeps_state_when_repeated(library: Library) -> None:
     catalog = library.catalog
     store, file = catalog.create_store(ACME).id, catalog.add_file(ACME, "a.txt", b"words").id
     first = catalog.attach(ACME, store, file, attributes={"year": 2024.0, "draft": True})
-    assert (first.status, first.chunks, first.error) == (StoreFileStatus.IN_PROGRESS, 0, None)
+    assert (first.status, first.bytes, first.chunks) == (StoreFileStatus.IN_PROGRESS, 5, 0)
+    assert first.error is None
     assert catalog.attach(ACME, store, file) == first
     done = library.process(store, file)
     assert done is not None and done.status is StoreFileStatus.COMPLETED and done.chunks == 1

@@ -83,7 +83,7 @@ def test_process_fails_the_file_when_we_have_a_bug(
 
 def test_process_leaves_the_file_pending_when_the_disk_is_full(library: Library) -> None:
     store = library.catalog.create_store(ACME).id
-    file = attached(library, store, "the quick brown fox jumps over the lazy dog. " * 2000)
+    file = attached(library, store, "the quick brown fox jumps over the lazy dog. " * 200)
     with library._database.reading() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
