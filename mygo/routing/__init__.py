@@ -1,0 +1,26 @@
+"""PURE. Which worker serves a prompt soonest: one price in seconds per worker, the lowest wins.
+
+``queue_s`` what is ahead -> ``choose`` the argmin -> ``Reservations`` so that the next request sees this
+one. ``ROUTERS`` holds that router and the baselines it is compared with, behind one Protocol.
+"""
+
+from mygo.routing.baselines import ConsistentHash, PowerOfTwo, RoundRobin
+from mygo.routing.choose import choose
+from mygo.routing.prefix_affinity import PrefixAffinity
+from mygo.routing.reservations import Reservations, queue_s
+from mygo.routing.router import Router, RouteRequest
+from mygo.routing.routers import ROUTERS, PredictedSeconds
+
+__all__ = [
+    "ROUTERS",
+    "ConsistentHash",
+    "PowerOfTwo",
+    "PredictedSeconds",
+    "PrefixAffinity",
+    "Reservations",
+    "RoundRobin",
+    "RouteRequest",
+    "Router",
+    "choose",
+    "queue_s",
+]

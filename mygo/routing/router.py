@@ -1,0 +1,60 @@
+"""What every router is asked and must keep to."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mygo.errors import Unavailable
+from mygo.tree.profile import prefill_s
+from mygo.types import Candidate, Route
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """What routers may look at; each uses its own part."""
+
+    prompt_tokens: int
+    text: str
+    """The prompt as text, for routers that know no tokens."""
+    first_document: str
+    """Names the first document (or, without one, the prompt's first segment)."""
+
+
+class Router(Protocol):
+    def route(
+        self, request: RouteRequest, workers: Sequence[Candidate], rng: random.Random, now_s: float
+    ) -> Route:
+        """Pick one of the accepting ``workers``; these may differ from call to call.
+
+        Raises Unavailable if none accepts. All randomness comes from ``rng``.
+        """
+        ...
+
+
+def accepting(workers: Sequence[Candidate]) -> list[Candidate]:
+    """The workers that take requests now; raises Unavailable if there is none."""
+    able = [worker for worker in workers if worker.accepting]
+    if not able:
+        raise Unavailable(
+            f"all {len(workers)} workers are at their limit of open requests; "
+            "retry shortly, or raise workers.replicas or workers.max_ongoing"
+            if workers
+            else "no worker is up; retry shortly"
+        )
+    return able
+
+
+def route_to(candidate: Candidate, prompt_tokens: int) -> Route:
+    """The route to a worker that was picked by other means than predicted seconds."""
+    cached_tokens = min(candidate.residency.cached_tokens, prompt_tokens)
+    own_s = prefill_s(candidate.profile, cached_tokens, prompt_tokens - cached_tokens)
+    return Route(
+        worker=candidate.worker,
+        predicted_s=candidate.queue_s + own_s,
+        predicted_cached_tokens=cached_tokens,
+        queue_s=candidate.queue_s,
+        prefill_s=own_s,
+    )
