@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,6 +54,17 @@ class HttpConfig(_Section):
     max_message_chars: int = Field(default=2_000_000, gt=0)
     request_timeout_s: float = Field(default=600.0, gt=0)
     ingress_replicas: int = Field(default=1, ge=1)
+
+    @field_validator("api_keys")
+    @classmethod
+    def _tenants_are_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for tenant in value.values():
+            # sharing domains are built of tenants' names: `public` and `a+b` mean something else
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tenant) or tenant == "public":
+                raise ValueError(
+                    f"tenant {tenant!r}: use letters, digits, '.', '_' and '-', and not the word public"
+                )
+        return value
 
 
 class ModelConfig(_Section):
