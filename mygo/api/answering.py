@@ -87,16 +87,16 @@ class AnswerResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s: float = scope["state"]["started_s"]
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        async with cancelled_on_disconnect(receive):
-            try:
-                async with asyncio.timeout_at(deadline):
-                    answer = await self._service.answer(self._tenant, self._request)
-            except TimeoutError:
-                raise self._too_late() from None
-            record = Record(answer.head, self._request.document_order, started_s)
-            async with contextlib.aclosing(answer.deltas):
-                deliver = self._send_stream if self._stream else self._send_document
-                await deliver(answer, record, deadline, send)
+        try:
+            async with cancelled_on_disconnect(receive), asyncio.timeout_at(deadline):
+                answer = await self._service.answer(self._tenant, self._request)
+        except TimeoutError:
+            raise self._too_late() from None
+        record = Record(answer.head, self._request.document_order, started_s)
+        deliver = self._send_stream if self._stream else self._send_document
+        # A second scope, so that closing lies outside: a disconnect must not cancel the abort it asks for.
+        async with contextlib.aclosing(answer.deltas), cancelled_on_disconnect(receive):
+            await deliver(answer, record, deadline, send)
 
     async def _send_document(self, answer: Answer, record: Record, deadline: float, send: Send) -> None:
         try:
@@ -163,6 +163,7 @@ async def cancelled_on_disconnect(receive: Receive) -> AsyncIterator[None]:
     def on_listened(listener: asyncio.Task[None]) -> None:
         nonlocal gone
         if not listener.cancelled():
+            listener.exception()  # a connection that fails is as gone as one that is closed
             gone = True
             work.cancel()
 

@@ -91,6 +91,7 @@ class Stream:
         return TokenDelta(text, (1000 + index,), reason, _PREFILL if index == 0 else None, logprobs)
 
     async def aclose(self) -> None:
+        await asyncio.sleep(0.005)  # aborting takes a call to the worker, which must not be cut short
         self.closed = True
         self._service.closed.set()
 

@@ -8,6 +8,14 @@ import time
 
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mygo.api.schemas.base import Body, parse_json
+from mygo.api.schemas.chat import ChatBody
+from mygo.api.schemas.responses import ResponseBody
+from mygo.api.schemas.stores import BatchBody, SearchBody, StoreBody
+from mygo.errors import BadRequest
 
 MODEL = "smollm2-135m-instruct"
 HELLO = [{"role": "user", "content": "hi"}]
@@ -293,3 +301,25 @@ def test_server_survives_a_client_that_hangs_up_in_its_body(face):
     connection.endheaders(b"{")
     connection.close()
     assert post(face, "/v1/chat/completions", CHAT).status_code == 200
+
+
+BODIES: list[type[Body]] = [ChatBody, ResponseBody, BatchBody, SearchBody, StoreBody]
+FIELDS = sorted({name for body in BODIES for name in (*body.model_fields, *body.REFUSED, *body.IGNORED)})
+KEYS = st.sampled_from(["type", "role", "content", "text", "id", "key", "value", "filters", "file_id"])
+WORDS = st.sampled_from(["user", "text", "and", "in", "eq", "file_search", "message", "", "x"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(model=st.sampled_from(BODIES), fields=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5))
+def test_no_body_causes_anything_but_a_bad_request(model, fields):
+    raw = json.dumps({"model": MODEL, "messages": HELLO, "input": "x", "query": "x"} | fields).encode()
+    try:
+        body = parse_json(model, raw)
+        if isinstance(body, ChatBody | SearchBody) and body.filters:
+            body.filters.to_filter()
+    except BadRequest as error:
+        assert str(error)

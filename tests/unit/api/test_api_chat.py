@@ -195,4 +195,4 @@ def test_deadline_is_an_error_before_and_amid_the_stream(serve):
         ask(face.client(), "HANG", stream=True)
     with pytest.raises(openai.APIError, match="request_timeout_s"):
         list(ask(face.client(), "FOREVER", stream=True))
-    assert face.service.streams[-1].closed
+    _wait_for(lambda: face.service.streams[-1].closed)
