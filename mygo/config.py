@@ -46,14 +46,19 @@ class ClusterConfig(_Section):
 
 class HttpConfig(_Section):
     host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface (then set `api_keys`)."""
     port: int = Field(default=8000, ge=1, le=65535)
+    """Port of HTTP."""
     api_keys: dict[str, str] = {}
     """API key -> tenant. Empty: no key is asked and everybody is tenant `default`."""
     max_body_bytes: Bytes = 64 * 2**20
     """Largest request body, uploads included."""
     max_message_chars: int = Field(default=2_000_000, gt=0)
+    """Longest text of one message."""
     request_timeout_s: float = Field(default=600.0, gt=0)
+    """A request that takes longer is ended."""
     ingress_replicas: int = Field(default=1, ge=1)
+    """Processes that serve HTTP, build prompts and route."""
 
     @field_validator("api_keys")
     @classmethod
@@ -73,10 +78,13 @@ class ModelConfig(_Section):
     name: str = "smollm2-135m-instruct"
     """The `model` that clients ask for."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    """Type of weights, activations and KV."""
     max_context_tokens: int = Field(default=8192, ge=256)
+    """Prompt and answer together; at most what the model was made for."""
     kv_cache_bytes: Bytes = 2**30
     """Device KV per worker. On CUDA it is taken from the GPU's memory."""
     tensor_parallel: int = Field(default=1, ge=1)
+    """Devices per worker that share the weights."""
     block_tokens: int = Field(default=32, ge=1)
     """vLLM's block size. On CPU a multiple of 32."""
     step_tokens: int = Field(default=288, ge=64)
@@ -84,6 +92,7 @@ class ModelConfig(_Section):
     long_prefill_tokens: int = Field(default=256, ge=0)
     """Most tokens of one long prefill per step; 0 for no such limit."""
     max_running: int = Field(default=32, ge=1)
+    """Requests that the engine computes at once."""
     enforce_eager: bool = True
     """True skips compilation: minutes faster to start, some per cent slower to run on CPU."""
     engine: dict[str, Any] = {}
@@ -92,34 +101,44 @@ class ModelConfig(_Section):
 
 class EmbedderConfig(_Section):
     source: str = "demo:all-minilm-l6-v2"
+    """As `model.source`: a sentence-transformers model. Changing it embeds the corpus anew."""
     batch: int = Field(default=32, ge=1)
+    """Texts embedded in one step."""
 
 
 class WorkersConfig(_Section):
     replicas: int = Field(default=2, ge=1)
+    """Workers, each with an engine and a KV cache of its own."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """What the engines compute on; on `cpu` workers share out the cores."""
     max_ongoing: int = Field(default=64, ge=1)
     """Requests that one worker accepts before the router passes it by."""
     start_timeout_s: float = Field(default=900.0, gt=0)
+    """How long a worker may take to load its model and be measured."""
 
 
 class CorpusConfig(_Section):
     chunk_tokens: int = Field(default=240, ge=16)
     """Chunk size in tokens of the served model."""
     overlap_tokens: int = Field(default=0, ge=0)
+    """Tokens that a chunk repeats of the one before it."""
     max_file_bytes: Bytes = 32 * 2**20
+    """Largest file that is accepted."""
 
 
 class RetrievalConfig(_Section):
     shards: int = Field(default=2, ge=1)
+    """Parts of the index, each in a process of its own."""
     top_k: int = Field(default=8, ge=1)
     """Passages per question unless the request says otherwise."""
     max_top_k: int = Field(default=50, ge=1)
+    """Most passages that a request may ask for."""
     timeout_s: float = Field(default=5.0, gt=0)
     """A shard that answers later than this is left out, and the response says so."""
     ivf_from_vectors: int = Field(default=50_000, ge=1)
     """Exact search below, IVF from here on (per shard)."""
     ivf_probes: int = Field(default=32, ge=1)
+    """IVF lists that a query looks into: more is slower and finds more."""
     snapshot_every: int = Field(default=2_000, ge=1)
     """Journal entries between index snapshots."""
 
@@ -133,6 +152,7 @@ class PromptConfig(_Section):
     document_order: Literal["retrieval", "cache"] = "retrieval"
     """`retrieval`: as ranked. `cache`: down the cached tree first. A request may choose."""
     default_max_tokens: int = Field(default=256, ge=1)
+    """Longest answer of requests that do not say."""
     conversations: int = Field(default=10_000, ge=0)
     """Earlier answers that are remembered as ids, so that a next turn can append."""
 
