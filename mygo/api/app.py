@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -19,8 +17,8 @@ MEMORY_BYTES = 64 * 2**20
 """Of earlier responses and file batches, per ingress replica."""
 
 
-def create_app(config: Config, service: Callable[[], Service], *, memory: Memory | None = None) -> FastAPI:
-    """Build the application. ``service`` is called once per request and may raise Unavailable.
+def create_app(config: Config, service: Service, *, memory: Memory | None = None) -> FastAPI:
+    """Build the application over ``service``, which may answer Unavailable until it is ready.
 
     ``memory`` remembers responses and file batches; the default is this process's own.
     """

@@ -47,7 +47,7 @@ def routes(context: Context) -> APIRouter:
     @router.post("")
     async def create(request: Request, store_id: StoreId) -> Response:
         body = await body_of(request, BatchBody)
-        tenant, service = tenant_of(request), context.service()
+        tenant, service = tenant_of(request), context.service
         attributes = dict(body.items)
         for file_id in attributes:
             await service.file(tenant, file_id)  # all or none
@@ -80,7 +80,7 @@ def routes(context: Context) -> APIRouter:
         batch = await batches.find(tenant, store_id, batch_id)
         for file in await batches.members(tenant, batch):
             if file.status == "in_progress":
-                await context.service().detach_file(tenant, store_id, file.file_id)
+                await context.service.detach_file(tenant, store_id, file.file_id)
         batch = _Batch(batch.id, batch.store_id, batch.created_at_s, batch.file_ids, cancelled=True)
         await batches.keep(tenant, batch)
         return json_response(_batch_json(batch, await batches.members(tenant, batch)))
@@ -109,7 +109,7 @@ class _Batches:
 
     async def members(self, tenant: TenantId, batch: _Batch) -> list[StoreFileView]:
         """The batch's files that are still in the store."""
-        service, slots = self._context.service(), asyncio.Semaphore(_PARALLEL)
+        service, slots = self._context.service, asyncio.Semaphore(_PARALLEL)
 
         async def member(file_id: str) -> StoreFileView | None:
             async with slots:

@@ -31,7 +31,7 @@ def routes(context: Context) -> APIRouter:
         context.check_model(body.model)
         stream = bool(body.stream)
         return AnswerResponse(
-            context.service(),
+            context.service,
             tenant_of(request),
             _answer_request(context, request, body),
             ChatRenderer(body),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -24,8 +24,7 @@ B = TypeVar("B", bound=BaseModel)
 @dataclass(frozen=True, slots=True)
 class Context:
     config: Config
-    service: Callable[[], Service]
-    """Asked once per request, so that the app can be built before the service is there."""
+    service: Service
     memory: Memory
 
     def check_model(self, model: str) -> None:

@@ -55,7 +55,7 @@ def routes(context: Context) -> APIRouter:
             await form.close()
         if not content:
             raise BadRequest(f"file {filename!r} is empty; send one with text in it", param="file")
-        file = await context.service().create_file(
+        file = await context.service.create_file(
             tenant_of(request), filename=filename, purpose=str(purpose), content=content
         )
         return json_response(_file_json(file))
@@ -63,16 +63,16 @@ def routes(context: Context) -> APIRouter:
     @router.get("")
     async def list_(request: Request) -> Response:
         query = parse_query(FileListQuery, request.query_params)
-        listing = await context.service().files(tenant_of(request), query.page, purpose=query.purpose)
+        listing = await context.service.files(tenant_of(request), query.page, purpose=query.purpose)
         return list_response([_file_json(each) for each in listing.items], has_more=listing.has_more)
 
     @router.get("/{file_id}")
     async def retrieve(request: Request, file_id: str) -> Response:
-        return json_response(_file_json(await context.service().file(tenant_of(request), file_id)))
+        return json_response(_file_json(await context.service.file(tenant_of(request), file_id)))
 
     @router.get("/{file_id}/content")
     async def content(request: Request, file_id: str) -> Response:
-        tenant, service = tenant_of(request), context.service()
+        tenant, service = tenant_of(request), context.service
         file = await service.file(tenant, file_id)
         # Always a download: an uploaded HTML page must not run as a page of this server.
         headers = {
@@ -84,7 +84,7 @@ def routes(context: Context) -> APIRouter:
 
     @router.delete("/{file_id}")
     async def delete(request: Request, file_id: str) -> Response:
-        await context.service().delete_file(tenant_of(request), file_id)
+        await context.service.delete_file(tenant_of(request), file_id)
         return json_response({"id": file_id, "object": "file", "deleted": True})
 
     return router

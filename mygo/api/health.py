@@ -22,7 +22,7 @@ def routes(context: Context) -> APIRouter:
     async def readyz() -> Response:
         """200 once questions can be answered; 503 with what is missing until then."""
         try:
-            readiness = await context.service().readiness()
+            readiness = await context.service.readiness()
         except Unavailable as error:
             readiness = Readiness(missing=(str(error),))
         return json_response(
@@ -36,7 +36,7 @@ def routes(context: Context) -> APIRouter:
 
     @router.get("/metrics")
     async def metrics() -> Response:
-        text = await context.service().metrics_text()
+        text = await context.service.metrics_text()
         return Response(text, media_type="text/plain; version=0.0.4")
 
     return router

@@ -41,7 +41,7 @@ def routes(context: Context) -> APIRouter:
             await context.memory.remember(tenant, _key(renderer.id), json.dumps(value).encode())
 
         return AnswerResponse(
-            context.service(),
+            context.service,
             tenant,
             answer_request,
             renderer,

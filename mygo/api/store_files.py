@@ -23,7 +23,7 @@ def routes(context: Context) -> APIRouter:
     @router.post("")
     async def create(request: Request, store_id: StoreId) -> Response:
         body = await body_of(request, AttachBody)
-        file = await context.service().attach_file(
+        file = await context.service.attach_file(
             tenant_of(request), store_id, body.file_id, attributes=cast(Attributes, body.attributes or {})
         )
         return json_response(store_file_json(file))
@@ -31,19 +31,19 @@ def routes(context: Context) -> APIRouter:
     @router.get("")
     async def list_(request: Request, store_id: StoreId) -> Response:
         query = parse_query(StoreFileListQuery, request.query_params)
-        listing = await context.service().store_files(
+        listing = await context.service.store_files(
             tenant_of(request), store_id, query.page, status=query.filter
         )
         return list_response([store_file_json(each) for each in listing.items], has_more=listing.has_more)
 
     @router.get("/{file_id}")
     async def retrieve(request: Request, store_id: StoreId, file_id: str) -> Response:
-        file = await context.service().store_file(tenant_of(request), store_id, file_id)
+        file = await context.service.store_file(tenant_of(request), store_id, file_id)
         return json_response(store_file_json(file), headers=POLL_HEADERS)
 
     @router.delete("/{file_id}")
     async def delete(request: Request, store_id: StoreId, file_id: str) -> Response:
-        await context.service().detach_file(tenant_of(request), store_id, file_id)
+        await context.service.detach_file(tenant_of(request), store_id, file_id)
         return json_response({"id": file_id, "object": "vector_store.file.deleted", "deleted": True})
 
     return router

@@ -21,7 +21,7 @@ def routes(context: Context) -> APIRouter:
     @router.post("")
     async def create(request: Request) -> Response:
         body = await body_of(request, StoreBody)
-        tenant, service = tenant_of(request), context.service()
+        tenant, service = tenant_of(request), context.service
         file_ids = list(dict.fromkeys(body.file_ids or ()))
         for file_id in file_ids:
             await service.file(tenant, file_id)  # an unknown file must not leave half a store behind
@@ -35,24 +35,24 @@ def routes(context: Context) -> APIRouter:
     @router.get("")
     async def list_(request: Request) -> Response:
         query = parse_query(ListQuery, request.query_params)
-        listing = await context.service().stores(tenant_of(request), query.page)
+        listing = await context.service.stores(tenant_of(request), query.page)
         return list_response([store_json(each) for each in listing.items], has_more=listing.has_more)
 
     @router.get("/{store_id}")
     async def retrieve(request: Request, store_id: StoreId) -> Response:
-        return json_response(store_json(await context.service().store(tenant_of(request), store_id)))
+        return json_response(store_json(await context.service.store(tenant_of(request), store_id)))
 
     @router.post("/{store_id}")
     async def update(request: Request, store_id: StoreId) -> Response:
         body = await body_of(request, StoreUpdateBody)
-        store = await context.service().update_store(
+        store = await context.service.update_store(
             tenant_of(request), store_id, name=body.name, metadata=body.metadata
         )
         return json_response(store_json(store))
 
     @router.delete("/{store_id}")
     async def delete(request: Request, store_id: StoreId) -> Response:
-        await context.service().delete_store(tenant_of(request), store_id)
+        await context.service.delete_store(tenant_of(request), store_id)
         return json_response({"id": store_id, "object": "vector_store.deleted", "deleted": True})
 
     @router.post("/{store_id}/search")
@@ -71,7 +71,7 @@ def routes(context: Context) -> APIRouter:
             filters=body.filters.to_filter() if body.filters else None,
             min_score=body.ranking_options.score_threshold if body.ranking_options else None,
         )
-        result = await context.service().search(tenant_of(request), query, retrieval)
+        result = await context.service.search(tenant_of(request), query, retrieval)
         return json_response(
             {
                 "object": "vector_store.search_results.page",

@@ -39,7 +39,7 @@ def serving(config: Config) -> Iterator[Face]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         server = uvicorn.Server(
-            uvicorn.Config(create_app(config, lambda: service), log_level="critical", lifespan="off")
+            uvicorn.Config(create_app(config, service), log_level="critical", lifespan="off")
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
