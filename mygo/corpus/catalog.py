@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from mygo.corpus.blobs import Blobs
@@ -149,6 +149,7 @@ class Catalog:
         counts = {row["status"]: row["files"] for row in rows}
         sizes = {row["status"]: row["bytes"] for row in rows}
         return StoreUsage(
+            store_id=store_id,
             counts={status: counts.get(status, 0) for status in StoreFileStatus},
             bytes=sizes.get(StoreFileStatus.COMPLETED, 0),
         )
@@ -270,6 +271,17 @@ class Catalog:
                 f"no file {file_id!r} in vector store {store_id!r}; attach it first", param="file_id"
             )
         return store_file_of(row)
+
+    def attributes_of(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
+        """For each (store, document): the attributes of its file; None if it is not there any more."""
+        with self._database.reading() as connection:
+            rows = [
+                connection.execute(
+                    "SELECT attributes FROM store_files WHERE store_id = ? AND file_id = ?", pair
+                ).fetchone()
+                for pair in documents
+            ]
+        return [None if row is None else json.loads(row["attributes"]) for row in rows]
 
     def list_store_files(
         self,

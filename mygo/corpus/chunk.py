@@ -50,7 +50,9 @@ class Chunker:
         ``overlap_tokens`` tokens. Whitespace alone gives no chunk.
         """
         splitter = self._markdown if markdown else self._text
-        return [chunk for window in self._windows(text) for chunk in splitter.chunks(window)]
+        pieces = (piece for window in self._windows(text) for piece in splitter.chunks(window))
+        # Python counts the separators U+001C to U+001F as whitespace, the splitter does not.
+        return [piece for piece in pieces if not piece.isspace()]
 
     def _windows(self, text: str) -> Iterator[str]:
         """Pieces small enough to split in bounded time.

@@ -76,6 +76,7 @@ class StoreFile:
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
+    store_id: StoreId
     counts: Mapping[StoreFileStatus, int]
     """Every status is present."""
     bytes: int

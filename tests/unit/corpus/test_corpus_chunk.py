@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -27,6 +27,7 @@ def squeezed(text: str) -> str:
 
 
 @settings(max_examples=60, deadline=None)
+@example(text="0000000000\x80𐀀\x1f", chunk_tokens=16, markdown=False)
 @given(text=TEXT, chunk_tokens=st.integers(16, 40), markdown=st.booleans())
 def test_chunks_fit_and_cover_the_text_when_nothing_overlaps(
     tokenizer: Tokenizer, text: str, chunk_tokens: int, markdown: bool
