@@ -32,6 +32,7 @@ from mygo.api.service import (
     SearchResult,
 )
 from mygo.config import Config
+from mygo.corpus import Delete
 from mygo.prompt import (
     CacheOrder,
     ChatTemplate,
@@ -109,7 +110,7 @@ class Ingress(CorpusService):
         ]
 
     async def __serve_build_asgi_app__(self) -> Any:
-        app = create_app(self._config, lambda: self)
+        app = create_app(self._config, self)
         app.add_api_route("/v1/mygo/status", self._status.report, methods=["GET"])
         return app
 
@@ -255,10 +256,10 @@ class Ingress(CorpusService):
                 await asyncio.sleep(1.0)
                 continue
             for entry in entries:
-                for passage in entry.removed:
-                    self._conversations.forget_document(entry.domain, passage.content_hash)
+                gone = isinstance(entry, Delete)
+                settle = self._conversations.forget_document if gone else self._conversations.admit_document
                 for passage in entry.passages:
-                    self._conversations.admit_document(entry.domain, passage.content_hash)
+                    settle(entry.domain, passage.content_hash)
                 position = entry.position
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
 from mygo.config import Config
+from mygo.corpus import Delete
 from mygo.errors import Unavailable
 from mygo.retrieval import Embedder, Replayer, Shard, merge, snapshot
 from mygo.serve.calls import reply
@@ -103,12 +104,15 @@ class ShardServer:
             ),
             0,
         )
-        self._replayer = Replayer(self._shard, position)
+        self._replayer = Replayer(self._shard, position, delete_type=Delete)
         self._saved_at = position
         self._following = asyncio.create_task(self._follow())
 
     async def search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int) -> list[ScoredPassage]:
-        return await self._in_thread(self._shard.search, frozenset(store_ids), vector, k)
+        found: list[ScoredPassage] = await self._in_thread(
+            self._shard.search, frozenset(store_ids), vector, k
+        )
+        return found
 
     async def status(self) -> dict[str, Any]:
         return {"index": self._index, "vectors": len(self._shard), "position": self._replayer.position}
