@@ -34,7 +34,9 @@ def print_status(status: Json) -> None:
     if journal := status.get("journal"):
         out.print(f"journal: position {journal.get('position')}")
     if routing := status.get("routing"):
-        out.print("routing: " + ", ".join(f"{escape(str(key))} {value}" for key, value in routing.items()))
+        requests = routing.get("requests") or {}
+        shares = ", ".join(f"{count} to {worker}" for worker, count in requests.items()) or "no requests yet"
+        out.print(escape(f"routing by {routing.get('policy')}: {shares}"))
 
 
 def _workers(workers: list[Json]) -> Table:

@@ -28,12 +28,6 @@ signal.pause()
 """
 
 
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv("MYGO_URL", raising=False)
-
-
 @pytest.fixture
 def spawn() -> Iterator[object]:
     processes: list[subprocess.Popen[str]] = []

@@ -2,13 +2,11 @@
 
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from server_double import Server
 
 from mygo.cli import app, main
 from mygo.cli.ask import Question, Reply, ask, choose_store
@@ -18,54 +16,6 @@ from mygo.cli.terminal import silent
 from mygo.errors import BadRequest, NotFound, TooLarge, Unauthorized, Unavailable
 
 USAGE = {"prompt_tokens": 100, "cached_tokens": {"device": 64, "host": 16, "disk": 0}}
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv("MYGO_URL", raising=False)
-    monkeypatch.delenv("MYGO_DEBUG", raising=False)
-
-
-class Server:
-    """Answers what the test puts into ``answers``: (method, path) -> (status, body)."""
-
-    def __init__(self) -> None:
-        self.answers: dict[tuple[str, str], tuple[int, Any]] = {}
-        self.seen: list[tuple[str, str, str | None]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                path = self.path.partition("?")[0]
-                outer.seen.append((self.command, path, self.headers.get("Authorization")))
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, body = outer.answers[self.command, path]
-                data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            do_GET = do_POST = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
 
 
 def events(*chunks: dict[str, Any], done: bool = True) -> str:
