@@ -38,7 +38,8 @@ def random_id() -> str:
 class Catalog:
     """Every method takes the tenant that asks; another tenant's id is as unknown as one never given.
 
-    The one exception: ``get_store`` shows a ``public`` store to all, so that all can search it.
+    The exceptions: ``get_store`` and ``store_usage`` show a ``public`` store to all, so that all can
+    search it, and ``attributes_of`` describes what a search has found.
     What takes a document out of a store also appends to the journal, in the same transaction.
     Besides NotFound, methods raise what ``Database`` raises.
     """

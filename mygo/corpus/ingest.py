@@ -78,17 +78,14 @@ class Library:
 
         Raises what ``process`` raises.
         """
-        with self._claims_lock:
-            waiting = [(file.store_id, file.file_id) for file in self.pending(len(self._claimed) + 1)]
-            claim = next((pair for pair in waiting if pair not in self._claimed), None)
-            if claim is None:
-                return None
-            self._claimed.add(claim)
-        try:
-            return self.process(*claim)
-        finally:
-            with self._claims_lock:
-                self._claimed.discard(claim)
+        while claim := self._claim():
+            try:
+                if done := self.process(*claim):
+                    return done
+            finally:
+                with self._claims_lock:
+                    self._claimed.discard(claim)
+        return None
 
     def process(self, store_id: StoreId, file_id: DocId) -> StoreFile | None:
         """Parse and chunk a pending file and append it to the journal; returns how that ended.
@@ -134,6 +131,14 @@ class Library:
 
     def close(self) -> None:
         self._database.close()
+
+    def _claim(self) -> tuple[StoreId, DocId] | None:
+        with self._claims_lock:
+            waiting = [(file.store_id, file.file_id) for file in self.pending(len(self._claimed) + 1)]
+            claim = next((pair for pair in waiting if pair not in self._claimed), None)
+            if claim is not None:
+                self._claimed.add(claim)
+            return claim
 
     def _job(self, store_id: StoreId, file_id: DocId) -> tuple[Store, File] | None:
         """The store and the file, if the file is in progress there."""

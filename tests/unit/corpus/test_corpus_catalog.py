@@ -251,3 +251,11 @@ def test_attach_begins_anew_when_it_was_cancelled(library: Library) -> None:
     assert catalog.attach(ACME, store, file).status is StoreFileStatus.IN_PROGRESS
     assert library.process(store, file) is not None
     assert library.journal.position() == 1
+
+
+def test_attributes_are_given_for_what_is_attached(catalog: Catalog) -> None:
+    store, file = catalog.create_store(ACME).id, catalog.add_file(ACME, "a.txt", b"words").id
+    catalog.attach(ACME, store, file, attributes={"year": 2024})
+    assert catalog.attributes_of([(store, DocId("file-x")), (store, file)]) == [None, {"year": 2024}]
+    catalog.detach(ACME, store, file)
+    assert catalog.attributes_of([(store, file)]) == [None]

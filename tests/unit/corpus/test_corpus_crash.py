@@ -67,7 +67,7 @@ def test_acknowledged_work_survives_exactly_once_when_killed(tmp_path: Path, tok
     acknowledged: dict[str, set[DocId]] = {
         verb: set() for verb in ("attached", "completed", "deleting", "deleted")
     }
-    for round_ in range(6):
+    for round_ in range(5):
         for line in said_until_killed(data_dir, tokenizer_file, store, round_, rng.randint(1, 25)):
             verb, file = line.split()
             acknowledged[verb].add(DocId(file))

@@ -116,8 +116,45 @@ def test_process_changes_nothing_when_the_file_goes_away_meanwhile(
         return chunks(text, markdown)
 
     monkeypatch.setattr(library._chunker, "chunks", interrupted)
-    assert library.process(store, file) is None
+    assert library.process_next() is None
     assert library.journal.position() == 0
+
+
+def test_process_next_takes_another_file_when_the_first_goes_away_meanwhile(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = library.catalog.create_store(ACME).id
+    first, second = attached(library, store, "first"), attached(library, store, "second")
+    chunks = library._chunker.chunks
+
+    def interrupted(text: str, markdown: bool = False) -> list[str]:
+        if text == "first":
+            library.catalog.detach(ACME, store, first)
+        return chunks(text, markdown)
+
+    monkeypatch.setattr(library._chunker, "chunks", interrupted)
+    done = library.process_next()
+    assert done is not None and done.file_id == second
+
+
+def test_process_leaves_nothing_behind_when_it_dies_before_its_commit(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = library.catalog.create_store(ACME).id
+    file = attached(library, store, "words")
+    upsert = library.journal.upsert
+
+    def dies(**document: object) -> int:
+        upsert(**document)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(library.journal, "upsert", dies)
+        with pytest.raises(KeyboardInterrupt):
+            library.process_next()
+    assert library.journal.position() == 0 and live(library, store) == []
+    assert [f.file_id for f in library.pending()] == [file]
+    assert drain(library) == [StoreFileStatus.COMPLETED]
 
 
 def test_same_filename_is_another_document(library: Library) -> None:
@@ -183,6 +220,27 @@ def test_threads_process_each_file_exactly_once(library: Library) -> None:
         done = sum(future.result() for future in [pool.submit(work) for _ in range(4)])
     assert done == 24 and library.journal.position() == 24
     assert sorted(live(library, store)) == sorted(files)
+
+
+def test_threads_work_at_different_files_at_the_same_time(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = library.catalog.create_store(ACME).id
+    for text in ("one", "two"):
+        attached(library, store, text)
+    both_are_chunking = threading.Barrier(2, timeout=20)
+    texts = []
+
+    def meeting(text: str, markdown: bool = False) -> list[str]:
+        texts.append(text)
+        both_are_chunking.wait()
+        return [text]
+
+    monkeypatch.setattr(library._chunker, "chunks", meeting)
+    with ThreadPoolExecutor(2) as pool:
+        done = [future.result() for future in [pool.submit(library.process_next) for _ in range(2)]]
+    assert sorted(texts) == ["one", "two"]
+    assert all(file is not None and file.status is StoreFileStatus.COMPLETED for file in done)
 
 
 def test_reopened_library_completes_what_was_pending(open_library: Callable[[], Library]) -> None:
