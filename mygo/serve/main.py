@@ -130,6 +130,9 @@ def _prepare_environment(config: Config) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_LOGGING_LEVEL": "WARNING",
+        # Ray nices its workers by 15: whatever else runs on the machine would starve the engines
+        "RAY_worker_niceness": "0",
+        "RAY_AUTH_MODE": "token",
     }
     if config.cluster.haproxy:
         defaults |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}

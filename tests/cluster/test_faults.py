@@ -1,0 +1,121 @@
+"""What dies is replaced; what had not begun is served; what had begun ends with a clear error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+from conftest import MODEL, Cluster, mygo_of
+
+pytestmark = pytest.mark.ray
+
+
+def _ask(cluster: Cluster, number: int, max_tokens: int = 4) -> str:
+    """Ask with a document of its own; says how that ended."""
+    text = " ".join(f"Item {number}-{i} is stored on shelf {i * number % 97}." for i in range(60))
+    stream: Any = cluster.client().chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Where is item 3?"}],
+        max_tokens=max_tokens,
+        stream=True,
+        extra_body={"documents": [{"id": f"items-{number}", "text": text}]},
+    )
+    finished = False
+    begun = False
+    try:
+        for chunk in stream:
+            for choice in chunk.choices:
+                begun = begun or bool(choice.delta.content)
+                finished = finished or choice.finish_reason is not None
+    except openai.APIError as error:
+        assert begun, f"failed before it began: {error}"
+        assert str(error), "an error without a message"
+        return "cut"
+    assert finished, "a stream ended without a finish reason and without an error"
+    return "finished"
+
+
+def test_killed_engine_costs_only_streams_that_had_begun(cluster: Cluster) -> None:
+    workers = {worker["id"] for worker in cluster.status()["workers"]}
+    assert len(workers) == 2
+    engines = cluster.processes("VLLM::EngineCore")
+    with ThreadPoolExecutor(8) as threads:
+        pending = [threads.submit(_ask, cluster, number, 24) for number in range(8)]
+        time.sleep(1.0)
+        os.kill(engines[0], signal.SIGKILL)
+        outcomes = [each.result() for each in pending]
+    assert "finished" in outcomes
+    assert set(outcomes) <= {"finished", "cut"}
+    # the dead worker is forgotten, the other goes on
+    assert _ask(cluster, 99) == "finished"
+    cluster.wait_ready()
+    deadline_s = time.monotonic() + 120
+    while len(replaced := {worker["id"] for worker in cluster.status()["workers"]}) < 2:
+        assert time.monotonic() < deadline_s
+        time.sleep(1.0)
+    assert len(replaced & workers) == 1, "one worker survived, one was replaced"
+
+
+def test_directory_is_rebuilt_from_the_workers_when_it_dies(cluster: Cluster) -> None:
+    text = "The lighthouse keeper is called Marlow. " * 60
+
+    def cached_tokens() -> int:
+        answer = cluster.client().chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Who keeps the lighthouse?"}],
+            max_tokens=2,
+            extra_body={"documents": [{"id": "light", "text": text}]},
+        )
+        predicted: int = mygo_of(answer)["route"]["predicted_cached_tokens"]
+        return predicted
+
+    cached_tokens()
+    time.sleep(1.5)
+    before = cached_tokens()
+    assert before > 300
+    (directory,) = cluster.processes("ray::ServeReplica:mygo:directory")
+    os.kill(directory, signal.SIGKILL)
+    # no request fails meanwhile, and hits are predicted again once the workers have told all
+    deadline_s = time.monotonic() + 60
+    while not (pids := cluster.processes("ray::ServeReplica:mygo:directory")) or pids == [directory]:
+        cached_tokens()
+        assert time.monotonic() < deadline_s
+    time.sleep(3.0)
+    assert cached_tokens() >= before
+
+
+def test_dead_shard_degrades_answers_and_says_so(cluster: Cluster) -> None:
+    client = cluster.client()
+    store = client.vector_stores.create(name="shards")
+    for number in range(12):
+        client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id,
+            file=(f"note-{number}.txt", f"Note {number}: the code is {number * 111}.".encode()),
+            poll_interval_ms=100,
+        )
+    (shard,) = cluster.processes("ray::ServeReplica:mygo:shard-0")
+    os.kill(shard, signal.SIGKILL)
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "What is the code of note 5?"}],
+        max_tokens=2,
+        extra_body={"vector_store_ids": [store.id], "top_k": 12},
+    )
+    account = mygo_of(answer)
+    assert any("shard 0" in problem for problem in account["degraded"])
+    assert account["citations"], "the other shard still answers"
+    cluster.wait_ready()
+    deadline_s = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(openai.APIError):
+            found = client.vector_stores.search(store.id, query="code", max_num_results=12)
+            if len(found.data) == 12:
+                break
+        assert time.monotonic() < deadline_s, "the shard did not replay the journal"
+        time.sleep(0.5)
