@@ -35,6 +35,7 @@ class LibraryMachine(RuleBasedStateMachine):
         self.stores: dict[StoreId, tuple[TenantId, DomainTag]] = {}
         self.files: dict[DocId, tuple[TenantId, str]] = {}
         self.attached: dict[tuple[StoreId, DocId], StoreFileStatus] = {}
+        self.create_store(TENANTS[0], False)  # so that no history spends itself on waiting for one
 
     def teardown(self) -> None:
         self.library.close()
