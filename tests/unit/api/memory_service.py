@@ -108,6 +108,7 @@ class MemoryService:
         self.streams: list[Stream] = []
         self.missing: tuple[str, ...] = ()
         self.disk_full = False
+        self.uploads = 0
         self.polls_until_done = 1
         self._polls: dict[str, int] = {}
         self.closed = asyncio.Event()
@@ -221,6 +222,7 @@ class MemoryService:
     # --- files ---
 
     async def create_file(self, tenant: TenantId, *, filename: str, purpose: str, content: bytes) -> FileView:
+        self.uploads += 1
         if self.disk_full:
             raise OutOfSpace("no space is left for the journal; free some and upload again")
         view = FileView(f"file-{next(self._ids)}", filename, len(content), purpose, 1_700_000_000)

@@ -18,6 +18,8 @@ from mygo.api.schemas.stores import BatchBody, SearchBody, StoreBody
 from mygo.errors import BadRequest
 
 MODEL = "smollm2-135m-instruct"
+QUICK_S = 20.0
+"""Takes milliseconds; what would hang takes minutes. Wide, since the machine may be busy."""
 HELLO = [{"role": "user", "content": "hi"}]
 CHAT = {"model": MODEL, "messages": HELLO}
 
@@ -133,7 +135,7 @@ def test_body_is_refused_quickly_when_it_is_no_proper_json(face, raw):
     started = time.perf_counter()
     for path in ("/v1/chat/completions", "/v1/responses", "/v1/vector_stores/vs_1/search"):
         refused(face, path, raw)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < QUICK_S
 
 
 def test_deep_filters_are_refused(face):
@@ -217,7 +219,7 @@ def test_ten_megabyte_message_is_refused_quickly(face):
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x" * 10_000_000}]}
     started = time.perf_counter()
     assert "max" not in refused(face, "/v1/chat/completions", body, status=413)["code"]
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < QUICK_S
 
 
 def test_body_is_refused_when_it_is_larger_than_allowed(serve):
@@ -285,13 +287,13 @@ def test_conflict_and_full_disk_are_not_retried_by_the_client(face):
         client.vector_stores.files.create(store.id, file_id=file.id)
     face.service.disk_full = True
     try:
-        started = time.perf_counter()
+        attempts = face.service.uploads
         with pytest.raises(openai.InternalServerError) as failure:
             client.files.create(file=("x.txt", b"x"), purpose="assistants")
     finally:
         face.service.disk_full = False
     assert failure.value.status_code == 507 and failure.value.code == "out_of_space"
-    assert time.perf_counter() - started < 0.4, "the client waited and tried again"
+    assert face.service.uploads == attempts + 1
 
 
 def test_server_survives_a_client_that_hangs_up_in_its_body(face):

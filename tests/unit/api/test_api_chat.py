@@ -160,9 +160,9 @@ def test_stream_ends_with_an_error_when_it_stops_without_a_reason(client):
 
 
 def _wait_for(condition) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not condition():
-        assert time.monotonic() < deadline, "did not happen within 5 s"
+        assert time.monotonic() < deadline, "did not happen within 20 s"
         time.sleep(0.005)
 
 
@@ -178,7 +178,7 @@ def test_generation_is_closed_when_the_client_leaves_the_stream(client, face):
 def test_request_is_cancelled_when_the_client_leaves_before_the_first_token(face):
     face.service.cancelled.clear()
     with pytest.raises(openai.APITimeoutError):
-        ask(face.client().with_options(timeout=0.2), "HANG")
+        ask(face.client().with_options(timeout=0.5), "HANG")
     _wait_for(face.service.cancelled.is_set)
 
 
