@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 
 import numpy as np
@@ -110,13 +111,13 @@ def test_search_orders_by_exact_scores_when_float32_cannot_tell_vectors_apart() 
     shard = make_shard()
     texts = [f"text {number}" for number in range(300)]
     base = embed(["base"])[0]
-    noise = np.random.default_rng(1).standard_normal((300, DIMENSIONS)) * 3e-7
+    noise = np.random.default_rng(1).standard_normal((300, DIMENSIONS)) * 5e-8
     vectors = (base + noise).astype(np.float32)
-    query = embed(["query"])[0]
     shard.upsert(A, DocId("file"), passages("file", texts), vectors)
-    exact = (vectors.astype(np.float64) * query).sum(axis=1)
-    expected = np.lexsort((np.arange(300), -exact))[:5].tolist()
-    assert [s.passage.index for s in shard.search({A}, query, 5)] == expected
+    for query in embed([f"query {number}" for number in range(50)]):
+        exact = (vectors.astype(np.float64) * query).sum(axis=1)
+        expected = np.lexsort((np.arange(300), -exact))[:5].tolist()
+        assert [s.passage.index for s in shard.search({A}, query, 5)] == expected
 
 
 def test_search_sees_no_other_store_when_one_is_named() -> None:
@@ -183,6 +184,12 @@ def test_searches_see_whole_documents_when_updates_and_training_run_beside_them(
     problems: list[str] = []
 
     def search_until_stopped() -> None:
+        try:
+            search_repeatedly()
+        except Exception as error:
+            problems.append(repr(error))
+
+    def search_repeatedly() -> None:
         while not stop.is_set():
             by_doc: dict[str, list[str]] = {}
             for scored in shard.search({A}, embed(["query"])[0], 10**6):
@@ -192,6 +199,8 @@ def test_searches_see_whole_documents_when_updates_and_training_run_beside_them(
             )
 
     threads = [threading.Thread(target=search_until_stopped) for _ in range(4)]
+    switch_interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns everywhere, not only inside FAISS
     for thread in threads:
         thread.start()
     try:
@@ -205,5 +214,6 @@ def test_searches_see_whole_documents_when_updates_and_training_run_beside_them(
         stop.set()
         for thread in threads:
             thread.join()
+        sys.setswitchinterval(switch_interval_s)
     assert not problems
     assert len(shard) == 5 * len({s.passage.doc_id for s in shard.search({A}, embed(["q"])[0], 10**6)})
