@@ -47,7 +47,7 @@ from mygo.serve.cluster_status import ClusterStatus
 from mygo.serve.corpus_service import CorpusService
 from mygo.serve.dispatch import Dispatcher, Generation
 from mygo.serve.instruments import Instruments, cluster_metrics
-from mygo.serve.search import Searcher
+from mygo.serve.search import Found, Searcher
 from mygo.tree.keys import domain_salt, root_key
 from mygo.types import (
     ContentHash,
@@ -116,13 +116,13 @@ class Ingress(CorpusService):
 
     async def answer(self, tenant: TenantId, request: AnswerRequest) -> Answer:
         arrived_s = time.perf_counter()
-        passages, degraded = await self._documents(tenant, request)
+        found = await self._documents(tenant, request)
         retrieval_s = time.perf_counter() - arrived_s
 
         if sum(len(message.text) for message in request.messages) < INLINE_CHARS:
-            prompt = self._lay_out(tenant, request, passages)
+            prompt = self._lay_out(tenant, request, found.passages)
         else:  # tokenizing this takes long enough to hold up other requests' tokens
-            prompt = await asyncio.to_thread(self._lay_out, tenant, request, passages)
+            prompt = await asyncio.to_thread(self._lay_out, tenant, request, found.passages)
         generation = await self._dispatcher.start(
             GenerateRequest(
                 request_id=request.request_id,
@@ -134,23 +134,20 @@ class Ingress(CorpusService):
             prompt,
             _text(request, prompt),
         )
-        self._measure(generation, prompt, retrieval_s, time.perf_counter() - arrived_s, degraded)
+        self._measure(generation, prompt, retrieval_s, time.perf_counter() - arrived_s, found.degraded)
         head = AnswerHead(
             prompt_token_ids=prompt.token_ids,
             route=generation.route,
             retrieval_s=retrieval_s,
-            citations=tuple(Hit.of(scored) for scored in prompt.citations),
+            citations=tuple(Hit.of(scored, found.attributes_of(scored)) for scored in prompt.citations),
             dropped=tuple(Hit.of(ScoredPassage(passage, 0.0)) for passage in prompt.dropped),
-            degraded=degraded,
+            degraded=found.degraded,
         )
         return Answer(head, _Remembered(generation, self, tenant, request, prompt))
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> SearchResult:
         found = await self._searcher.search(tenant, query, retrieval)
-        hits = tuple(
-            Hit.of(scored, attributes)
-            for scored, attributes in zip(found.passages, found.attributes, strict=True)
-        )
+        hits = tuple(Hit.of(scored, found.attributes_of(scored)) for scored in found.passages)
         return SearchResult(hits, found.degraded)
 
     async def readiness(self) -> Readiness:
@@ -160,14 +157,11 @@ class Ingress(CorpusService):
         await self._status.record(self._instruments)
         return await cluster_metrics()
 
-    async def _documents(
-        self, tenant: TenantId, request: AnswerRequest
-    ) -> tuple[list[ScoredPassage], tuple[str, ...]]:
+    async def _documents(self, tenant: TenantId, request: AnswerRequest) -> Found:
         if request.retrieval is not None:
-            found = await self._searcher.search(tenant, request.query, request.retrieval)
-            return found.passages, found.degraded
+            return await self._searcher.search(tenant, request.query, request.retrieval)
         domain = DomainTag(tenant)
-        return [_inline(document, domain) for document in request.documents], ()
+        return Found([_inline(document, domain) for document in request.documents])
 
     def _lay_out(self, tenant: TenantId, request: AnswerRequest, passages: list[ScoredPassage]) -> Prompt:
         """Documents first, or appended to the conversation so far: whichever is predicted to be sooner."""

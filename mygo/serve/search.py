@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ray.serve.handle import DeploymentHandle
 
@@ -13,15 +13,23 @@ from mygo.api.service import Attributes, Retrieval
 from mygo.config import Config
 from mygo.serve.calls import reply
 from mygo.serve.retriever import Retriever
-from mygo.types import ScoredPassage, TenantId
+from mygo.types import DocId, ScoredPassage, StoreId, TenantId
+
+
+Document = tuple[StoreId | None, DocId]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     passages: list[ScoredPassage]
-    attributes: list[Attributes]
-    """Of the passages' files, in the same order."""
-    degraded: tuple[str, ...]
+    """Best first."""
+    attributes: Mapping[Document, Attributes] = field(default_factory=dict)
+    """Of the files that the passages are from."""
+    degraded: tuple[str, ...] = ()
+
+    def attributes_of(self, scored: ScoredPassage) -> Attributes:
+        """Empty for a passage that was not among the results (say, of an earlier turn)."""
+        return self.attributes.get(_document(scored), {})
 
 
 class Searcher:
@@ -46,18 +54,26 @@ class Searcher:
         asked = retrieval.top_k
         while True:
             retrieved = await self._retriever.search(vector, retrieval.store_ids, asked)
-            documents = [(p.passage.store_id, p.passage.doc_id) for p in retrieved.passages]
+            documents = list({_document(scored): None for scored in retrieved.passages})
             described = await reply(self._librarian.describe.remote(documents), "librarian")
+            live = {
+                document: attributes
+                for document, attributes in zip(documents, described, strict=True)
+                if attributes is not None
+            }
             kept = [
-                (scored, attributes)
-                for scored, attributes in zip(retrieved.passages, described, strict=True)
-                if attributes is not None and _wanted(scored, attributes, retrieval)
+                scored
+                for scored in retrieved.passages
+                if _document(scored) in live and _wanted(scored, live[_document(scored)], retrieval)
             ]
             # filters thin the result out: ask for more until it is full or there is no more
             if len(kept) >= retrieval.top_k or len(retrieved.passages) < asked:
-                kept = kept[: retrieval.top_k]
-                return Found([s for s, _ in kept], [a for _, a in kept], retrieved.degraded)
+                return Found(kept[: retrieval.top_k], live, retrieved.degraded)
             asked *= 4
+
+
+def _document(scored: ScoredPassage) -> Document:
+    return scored.passage.store_id, scored.passage.doc_id
 
 
 def _wanted(scored: ScoredPassage, attributes: Attributes, retrieval: Retrieval) -> bool:
