@@ -164,6 +164,9 @@ class RoutingConfig(_Section):
     """All but the first are baselines, for comparison."""
     decode_delay_weight: float = Field(default=0.05, ge=0)
     """How much of a prefill's seconds counts again per decode that it delays."""
+    recompute_weight: float = Field(default=4.0, ge=0)
+    """How often a prefill's seconds count again for the cache they displace and the requests they
+    delay. 0 minimises each request's own wait, and copies documents to all workers under load."""
     optimistic_ttl_s: float = Field(default=30.0, gt=0)
     """How long an announced but unconfirmed prefill counts as cached."""
     retries: int = Field(default=3, ge=0)

@@ -142,8 +142,17 @@ def tail(server: ServerState) -> str:
         text = Path(server.log).read_bytes()[-20_000:].decode(errors="replace")
     except OSError:
         text = ""
-    lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]
+    lines = [_plain(line) for line in text.splitlines() if line.strip()][-_LOG_LINES:]
     return "\n".join([*(f"  | {line}" for line in lines), f"the whole log: {server.log}"])
+
+
+def _plain(line: str) -> str:
+    """A log line as people read it; Ray writes some as JSON."""
+    try:
+        entry = json.loads(line)
+        return f"{entry['asctime']} {entry['levelname']} {entry['message']}"
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def _wait_gone(family: dict[int, int], at_most_s: float) -> None:

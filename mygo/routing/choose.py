@@ -1,33 +1,67 @@
-"""``choose``: the worker with the fewest predicted seconds (design: one currency for every decision)."""
+"""``choose``: the worker with the lowest price, in seconds (one currency for every decision)."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mygo.routing.router import accepting, route_to
-from mygo.types import Candidate, Route
+from mygo.tree.profile import prefill_s
+from mygo.types import Candidate, Route, WorkerId
 
 _TIE = 1e-9
 """Relative difference below which two prices are the same, so that rounding breaks no tie."""
+_BUSY = 4.0
+"""Open requests per worker that double ``recompute_weight``. Where clients wait for answers, each
+second of needless prefill delays all that are open, so its price must grow with them."""
 
 
 def choose(
-    candidates: Sequence[Candidate], prompt_tokens: int, *, decode_delay_weight: float, rng: random.Random
+    candidates: Sequence[Candidate],
+    prompt_tokens: int,
+    *,
+    decode_delay_weight: float,
+    rng: random.Random,
+    recompute_weight: float = 0.0,
+    shared_tokens: int = 0,
+    placed: Mapping[WorkerId, float] | None = None,
 ) -> Route:
-    """Argmin over accepting workers of queue + prefill + what the prefill costs others, in seconds.
+    """Argmin over accepting workers of ``queue_s + prefill_s * (1 + what the prefill costs others)``.
 
-    A prefill also slows every running decode down: each counts ``decode_delay_weight`` of its
-    seconds. ``Route.predicted_s`` is without that, the seconds this request will wait;
-    ``Route.considered`` has the full prices. Ties are broken by ``rng``. Raises Unavailable if no
-    worker accepts.
+    With no other terms than these two this is the worker that answers this request soonest. But a
+    prefill costs later requests too, and a router that forgets them spreads copies of every document
+    over all workers until their caches thrash. So a second of prefill counts again
+
+    - ``recompute_weight`` times, for the cached documents that its blocks displace and the requests
+      that will come while it runs; the busier the cluster, the more of these (see ``_BUSY``);
+    - in proportion to how much more of ``placed`` (tokens newly computed on each worker of late) the
+      worker has than the least of them, so that what is cold everywhere displaces little;
+    - ``decode_delay_weight`` times for each running request, whose next tokens it delays.
+
+    ``shared_tokens`` are the leading tokens that all prompts share (the system prompt). Every worker
+    has them in the long run, so they are priced as held everywhere: otherwise the first worker that
+    computed them would win every cold request for ever.
+
+    ``Route.predicted_s`` is what this request will wait (queue and prefill, nothing else);
+    ``Route.considered`` has the prices. Ties are broken by ``rng``. Raises Unavailable if no worker
+    accepts.
     """
-    routes = [(route_to(each, prompt_tokens), each) for each in accepting(candidates)]
-    price_s = {
-        route.worker: route.predicted_s + decode_delay_weight * each.running * route.prefill_s
-        for route, each in routes
-    }
-    lowest_s = min(price_s.values())
-    ties = [route for route, _ in routes if price_s[route.worker] <= lowest_s * (1 + _TIE)]
-    return replace(rng.choice(ties), considered=price_s)
+    able = accepting(candidates)
+    placed = placed or {}
+    placed_tokens = {each.worker: placed.get(each.worker, 0.0) for each in able}
+    all_placed_tokens, least_tokens = sum(placed_tokens.values()), min(placed_tokens.values())
+    open_per_worker = sum(each.running for each in able) / len(able)
+
+    def price_s(candidate: Candidate) -> float:
+        held_tokens = min(max(candidate.residency.cached_tokens, shared_tokens), prompt_tokens)
+        own_s = prefill_s(candidate.profile, held_tokens, prompt_tokens - held_tokens)
+        more_tokens = placed_tokens[candidate.worker] - least_tokens
+        crowding = more_tokens / all_placed_tokens if more_tokens else 0.0
+        later = recompute_weight * (1 + open_per_worker / _BUSY)
+        return candidate.queue_s + own_s * (1 + later + crowding + decode_delay_weight * candidate.running)
+
+    prices_s = {each.worker: price_s(each) for each in able}
+    lowest_s = min(prices_s.values())
+    ties = [each for each in able if prices_s[each.worker] <= lowest_s * (1 + _TIE)]
+    return replace(route_to(rng.choice(ties), prompt_tokens), considered=prices_s)

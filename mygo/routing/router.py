@@ -21,6 +21,8 @@ class RouteRequest:
     """The prompt as text, for routers that know no tokens."""
     first_document: str
     """Names the first document (or, without one, the prompt's first segment)."""
+    shared_tokens: int = 0
+    """Leading tokens that this prompt shares with nearly all others: the system prompt's."""
 
 
 class Router(Protocol):

@@ -15,7 +15,6 @@ from mygo.serve.calls import reply
 from mygo.serve.retriever import Retriever
 from mygo.types import DocId, ScoredPassage, StoreId, TenantId
 
-
 Document = tuple[StoreId | None, DocId]
 
 

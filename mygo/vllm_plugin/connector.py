@@ -143,7 +143,11 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def request_finished_all_groups(
         self, request: Request, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
-        """Also called for aborted requests. Blocks are freed at once and stay cached."""
+        """Also called for aborted requests. Blocks are freed at once and stay cached.
+
+        Nothing is reported yet: the step's own events come first. An abort is followed by a step, if
+        only an empty one.
+        """
         request_id = request.request_id
         self._siblings.finished(request_id)
         if self._requests.pop(request_id, None) is not None:
@@ -152,7 +156,6 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             if segments is not None:
                 self._register_answer(request, segments)
                 self._ledger.finish(request_id)
-            self._report()
         return False, None
 
     def shutdown(self) -> None:

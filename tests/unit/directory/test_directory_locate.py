@@ -118,6 +118,7 @@ def test_locate_equals_brute_force_when_blocks_are_random(
     assert all(residency.cached_tokens > 0 for residency in found.values())
 
 
+@settings(deadline=None)
 @given(names=st.lists(st.sampled_from("abcde"), min_size=1, max_size=6), shared=st.integers(0, 6))
 def test_locate_counts_common_prefix_when_a_sibling_is_on_its_way(names: list[str], shared: int) -> None:
     directory = Directory("test")

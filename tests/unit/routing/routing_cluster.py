@@ -36,7 +36,10 @@ PROFILE = ProfileGrid((0, 8192), (1, 256, 8192), ((0.02, 0.3, 12.0), (0.04, 0.6,
 REPORT_LAG_S = 0.1
 DECODE_S = 0.5
 QUESTION_TOKENS = 30
-SYSTEM_TOKENS = 60
+
+
+Block = tuple[SegmentKey, int]
+"""(key of the segment that owns it, prompt tokens up to its end)."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,12 @@ class Ask:
     documents: tuple[str, ...]
     number: int
     document_tokens: int
+    system_tokens: int = 60
 
     @cached_property
     def text(self) -> str:
         """Four characters per token, each document recognisable from its first one."""
-        system = "s" * 4 * SYSTEM_TOKENS
+        system = "s" * 4 * self.system_tokens
         documents = "".join(
             (f"<{name}>" * self.document_tokens)[: 4 * self.document_tokens] for name in self.documents
         )
@@ -59,14 +63,15 @@ class Ask:
     @cached_property
     def path(self) -> tuple[PathStep, ...]:
         names = ("sys", *self.documents, f"question {self.number}")
-        tokens = (SYSTEM_TOKENS, *(self.document_tokens for _ in self.documents), QUESTION_TOKENS)
+        tokens = (self.system_tokens, *(self.document_tokens for _ in self.documents), QUESTION_TOKENS)
         ends = list(itertools.accumulate(tokens))
         keys = [SegmentKey("/".join(names[: i + 1])) for i in range(len(names))]
         starts = [0, *ends[:-1]]
         return tuple(PathStep(*step) for step in zip(keys, starts, ends, strict=True))
 
-
-Block = tuple[SegmentKey, int]
+    @cached_property
+    def blocks(self) -> list[Block]:
+        return [block for step in self.path for block in _blocks(step)]
 
 
 class Worker:
@@ -87,7 +92,7 @@ class Worker:
 
     def admit(self, ask: Ask) -> tuple[int, float]:
         """Allocate all blocks of a prompt; returns (cached tokens, prefill seconds)."""
-        blocks = _blocks(ask.path)
+        blocks = ask.blocks
         usable = (ask.path[-1].end_tokens - 1) // BLOCK
         hits = 0
         for block in blocks[:usable]:
@@ -110,7 +115,7 @@ class Worker:
         return cached, grid_s
 
     def finish(self, ask: Ask) -> None:
-        for block in reversed(_blocks(ask.path)):
+        for block in reversed(ask.blocks):
             self.pins[block] -= 1
             if not self.pins[block]:
                 del self.pins[block]
@@ -120,7 +125,7 @@ class Worker:
         events = []
         for key in self.touched:
             parent, step, ends = self.segments[key]
-            owned = [end for _, end in _blocks([step])]
+            owned = [end for _, end in _blocks(step)]
             valid = step.start_tokens // BLOCK * BLOCK
             for end in owned:
                 if end not in ends:
@@ -174,6 +179,47 @@ class Outcome:
     @property
     def mean_s(self) -> float:
         return sum(self.seconds) / len(self.seconds)
+
+
+def one_document(seed: int, *, requests: int = 200, system_tokens: int = 60) -> list[Ask]:
+    """One of 20 documents per request, Zipf 0.9."""
+    rng = random.Random(seed)
+    names = [f"d{i}" for i in range(20)]
+    picked = rng.choices(names, _zipf(20), k=requests)
+    return [Ask((name,), i, 480, system_tokens) for i, name in enumerate(picked)]
+
+
+def topics(seed: int, *, requests: int = 200) -> list[Ask]:
+    """The top 4 of a topic's 5 documents, in rank order, one of them sometimes missing; 8 topics."""
+    rng = random.Random(seed)
+    asks = []
+    for i, topic in enumerate(rng.choices(range(8), _zipf(8), k=requests)):
+        missing = rng.randrange(10)
+        ranked = tuple(f"t{topic}.{rank}" for rank in range(5) if rank != missing)
+        asks.append(Ask(ranked[:4], i, 240))
+    return asks
+
+
+def questions(seed: int, *, requests: int = 200) -> list[Ask]:
+    """40 questions, Zipf 0.9, each with its own 3 of 24 documents, so that first documents recur."""
+    rng = random.Random(seed)
+    names = [f"d{i}" for i in range(24)]
+    results = []
+    for _ in range(40):
+        found: dict[str, None] = {}
+        while len(found) < 3:
+            found[rng.choices(names, _zipf(24))[0]] = None
+        results.append(tuple(found))
+    return [Ask(each, i, 240) for i, each in enumerate(rng.choices(results, _zipf(40), k=requests))]
+
+
+def working_set_blocks(asks: Sequence[Ask]) -> int:
+    """Blocks of all segments that can recur (questions do not)."""
+    return len({block for ask in asks for step in ask.path[:-1] for block in _blocks(step)})
+
+
+def _zipf(count: int) -> list[float]:
+    return [1 / (rank + 1) ** 0.9 for rank in range(count)]
 
 
 def run(
@@ -230,7 +276,7 @@ def run(
             )
             for name in cluster
         ]
-        asked = RouteRequest(ask.path[-1].end_tokens, ask.text, ask.path[1].key)
+        asked = RouteRequest(ask.path[-1].end_tokens, ask.text, ask.path[1].key, ask.system_tokens)
         route = router.route(asked, candidates, rng, now_s)
         request = RequestId(str(ask.number))
         reservations.reserve(request, route.worker, route.prefill_s, now_s)
@@ -291,12 +337,9 @@ def run(
     return outcome
 
 
-def _blocks(path: Sequence[PathStep]) -> list[Block]:
-    return [
-        (step.key, end)
-        for step in path
-        for end in range((step.start_tokens // BLOCK + 1) * BLOCK, step.end_tokens + 1, BLOCK)
-    ]
+def _blocks(step: PathStep) -> list[Block]:
+    first = (step.start_tokens // BLOCK + 1) * BLOCK
+    return [(step.key, end) for end in range(first, step.end_tokens + 1, BLOCK)]
 
 
 def _seconds(cached_tokens: int, new_tokens: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mygo.routing import Reservations, queue_s
@@ -97,6 +97,7 @@ actions = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(actions=actions)
 def test_backlog_stays_within_bounds_when_calls_are_random(
     actions: list[tuple[str, int, WorkerId, float]],

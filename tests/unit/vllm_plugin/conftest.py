@@ -110,7 +110,7 @@ class ScheduledEngine:
     def drain(self, limit_steps: int = 2000) -> int:
         """Step until nothing is left; returns the number of steps. Fails instead of hanging."""
         for steps in range(limit_steps):
-            if not self.scheduler.requests:
+            if not self.scheduler.has_requests():
                 return steps
             self.step()
         raise AssertionError(f"still {len(self.scheduler.requests)} requests after {limit_steps} steps")

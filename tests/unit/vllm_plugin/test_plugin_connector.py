@@ -100,6 +100,23 @@ def test_nothing_is_reported_as_held_when_an_idle_engine_resets_its_cache(engine
     assert len(engine.connector._ledger) == 0
 
 
+def test_idle_engine_has_told_everything_when_it_first_says_that_it_is_idle(engine: Any) -> None:
+    """Scenario: a finish was reported before the events of the step in which it came."""
+    reports = _Reports(engine)
+    held_when_idle: list[int] = []
+    publish = reports.publish
+
+    def spy(events: Iterable[ResidencyEvent], load: WorkerLoad) -> None:
+        publish(events, load)
+        if not load.running and not load.waiting:
+            held_when_idle.append(sum(event.prefix_tokens for event in reports.held.values()))
+
+    engine.connector._reporter.publish = spy
+    engine.add("1", list(range(1, 13)), spans=_spans([list(range(1, 13))]))
+    engine.drain()
+    assert held_when_idle[0] == 12
+
+
 def test_load_counts_only_what_is_left_to_compute_when_siblings_wait(engine: Any) -> None:
     reports = _Reports(engine)
     document = list(range(1, 61))
