@@ -136,7 +136,7 @@ class RetrievalConfig(_Section):
     timeout_s: float = Field(default=5.0, gt=0)
     """A shard that answers later than this is left out, and the response says so."""
     ivf_from_vectors: int = Field(default=50_000, ge=1)
-    """Exact search below, IVF from here on (per shard)."""
+    """Exact search below, IVF from here on (vectors of one store in one shard)."""
     ivf_probes: int = Field(default=32, ge=1)
     """IVF lists that a query looks into: more is slower and finds more."""
     snapshot_every: int = Field(default=2_000, ge=1)

@@ -16,8 +16,6 @@ class SearchResult:
     """Best first, every text at most once."""
     missing_shards: tuple[int, ...] = ()
     """Shards that did not answer in time: what they hold is not considered."""
-    searched_vectors: int = 0
-    """Vectors in the searched stores of the shards that answered."""
 
 
 def merge(rankings: Iterable[Iterable[ScoredPassage]], k: int) -> list[ScoredPassage]:

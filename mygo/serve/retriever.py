@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from mygo.config import Config
 from mygo.corpus import Delete
 from mygo.errors import Unavailable
-from mygo.retrieval import Embedder, Replayer, Shard, merge, snapshot
+from mygo.retrieval import Embedder, Replayer, SearchResult, Shard, merge, snapshot
 from mygo.serve.calls import reply
 from mygo.types import ScoredPassage, StoreId
 
@@ -48,8 +47,11 @@ class EmbedderServer:
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """[n, dimensions] unit vectors. For documents: large batches, no hurry."""
         # one small batch at a time, so that a query never waits for a whole document
-        batches = [await self._in_thread(list(texts[start : start + 8])) for start in range(0, len(texts), 8)]
-        return np.concatenate(batches) if batches else await self._in_thread([])
+        batches = [
+            await self._in_thread(self._embedder.embed, list(texts[start : start + 8]))
+            for start in range(0, len(texts), 8)
+        ]
+        return np.concatenate(batches) if batches else self._embedder.embed([])
 
     async def embed_query(self, text: str) -> Vectors:
         """[dimensions]; queries that arrive together are embedded together."""
@@ -63,7 +65,7 @@ class EmbedderServer:
             while not self._queries.empty() and len(waiting) < 32:
                 waiting.append(self._queries.get_nowait())
             try:
-                vectors = await self._in_thread([text for text, _ in waiting])
+                vectors = await self._in_thread(self._embedder.embed_queries, [text for text, _ in waiting])
             except Exception as error:
                 for _, done in waiting:
                     if not done.cancelled():
@@ -73,8 +75,8 @@ class EmbedderServer:
                 if not done.cancelled():
                     done.set_result(vector)
 
-    async def _in_thread(self, texts: list[str]) -> Vectors:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._embedder.embed, texts)
+    async def _in_thread(self, embed: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Vectors:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, embed, texts)
 
 
 class ShardServer:
@@ -93,6 +95,9 @@ class ShardServer:
         restored = await self._in_thread(
             snapshot.load, self._folder, dimensions, index, config.retrieval, self._fingerprint
         )
+        if restored and restored[1] > (await librarian.status.remote())["position"]:
+            logger.warning("shard %d: its snapshot is ahead of the journal, so of another one", index)
+            restored = None
         self._shard: Shard
         self._shard, position = restored or (
             Shard(
@@ -146,13 +151,6 @@ class ShardServer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieved:
-    passages: list[ScoredPassage]
-    degraded: tuple[str, ...]
-    """One sentence per shard that did not answer; empty when the result is whole."""
-
-
 class Retriever:
     """Asks the embedder and every shard; a late or dead shard is reported, not hidden."""
 
@@ -167,22 +165,22 @@ class Retriever:
         """[dimensions]. Raises Unavailable while the embedder is away."""
         return await reply(self._embedder.embed_query.remote(query), "embedder")
 
-    async def search(self, vector: Vectors, store_ids: Sequence[StoreId], k: int) -> Retrieved:
+    async def search(self, vector: Vectors, store_ids: Sequence[StoreId], k: int) -> SearchResult:
         """The best ``k`` of all shards that answer in time. Raises Unavailable if none does."""
         answers = await asyncio.gather(
             *(self._ask(shard, store_ids, vector, k) for shard in self._shards), return_exceptions=True
         )
         found: list[list[ScoredPassage]] = []
-        degraded: list[str] = []
+        missing: list[int] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, BaseException):
                 logger.warning("shard %d did not answer: %r", index, answer)
-                degraded.append(f"retrieval shard {index} of {len(self._shards)} did not answer")
+                missing.append(index)
             else:
                 found.append(answer)
         if not found:
             raise Unavailable("no retrieval shard answers; try again shortly", retry_after_s=5.0)
-        return Retrieved(merge(found, k), tuple(degraded))
+        return SearchResult(tuple(merge(found, k)), tuple(missing))
 
     async def _ask(
         self, shard: DeploymentHandle, store_ids: Sequence[StoreId], vector: Vectors, k: int

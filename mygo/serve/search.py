@@ -67,7 +67,10 @@ class Searcher:
             ]
             # filters thin the result out: ask for more until it is full or there is no more
             if len(kept) >= retrieval.top_k or len(retrieved.passages) < asked:
-                return Found(kept[: retrieval.top_k], live, retrieved.degraded)
+                degraded = tuple(
+                    f"retrieval shard {shard} did not answer" for shard in retrieved.missing_shards
+                )
+                return Found(kept[: retrieval.top_k], live, degraded)
             asked *= 4
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
@@ -129,6 +130,13 @@ class Worker(LLMServer):  # type: ignore[misc]
         os._exit(1)
 
 
+class LocalModel(CallbackBase):  # type: ignore[misc]
+    """The model is a local path already: skip the download tasks that Ray Serve LLM runs per node."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
 def deployment(config: Config, model_path: Path, directory: DeploymentHandle) -> Any:
     """The worker deployment, bound and ready to run."""
     model = config.model
@@ -159,6 +167,7 @@ def deployment(config: Config, model_path: Path, directory: DeploymentHandle) ->
             # the engine's own bundle reserves a CPU or the GPUs; the replica around it only waits
             "ray_actor_options": {"num_cpus": 0},
         },
+        callback_config={"callback_class": LocalModel},
         log_engine_metrics=True,
     )
     return build_llm_deployment(
