@@ -1,0 +1,20 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The demo model's checkpoint, made once per machine. ``MYGO_TEST_MODEL`` names another."""
+    chosen = os.environ.get("MYGO_TEST_MODEL")
+    if chosen:
+        return Path(chosen)
+    from mygo import models
+    from mygo.config import ClusterConfig
+
+    return models.resolve("demo:smollm2-135m-instruct", ClusterConfig().cache_dir)
