@@ -47,9 +47,9 @@ def _cpu_model() -> str:
 
 
 def grid_points(max_context_tokens: int, step_tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(cached, new) points: few on purpose, T is near bilinear between them."""
+    """(cached, new) points: few on purpose, since T is near bilinear and every point delays the start."""
     longest = max_context_tokens - 64
-    cached = tuple(t for t in (0, 1024, 4096) if t + step_tokens < longest)
+    cached = tuple(t for t in (0, 2048) if t + step_tokens < longest)
     new = tuple(t for t in (32, 256, 1024) if t + cached[-1] < longest)
     return cached or (0,), new or (32,)
 
