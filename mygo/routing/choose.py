@@ -29,14 +29,14 @@ def choose(
 ) -> Route:
     """Argmin over accepting workers of ``queue_s + prefill_s * (1 + what the prefill costs others)``.
 
-    With no other terms than these two this is the worker that answers this request soonest. But a
-    prefill costs later requests too, and a router that forgets them spreads copies of every document
-    over all workers until their caches thrash. So a second of prefill counts again
+    With both weights 0 this is the worker that answers this request soonest. But a prefill costs
+    later requests too, and a router that forgets them spreads copies of every document over all
+    workers until their caches thrash. So a second of prefill counts again
 
     - ``recompute_weight`` times, for the cached documents that its blocks displace and the requests
       that will come while it runs; the busier the cluster, the more of these (see ``_BUSY``);
-    - in proportion to how much more of ``placed`` (tokens newly computed on each worker of late) the
-      worker has than the least of them, so that what is cold everywhere displaces little;
+    - up to twice that on a worker with more of ``placed`` (tokens newly computed on each worker of
+      late) than the least of them, so that what is cold everywhere goes where it displaces little;
     - ``decode_delay_weight`` times for each running request, whose next tokens it delays.
 
     ``shared_tokens`` are the leading tokens that all prompts share (the system prompt). Every worker
@@ -58,8 +58,9 @@ def choose(
         own_s = prefill_s(candidate.profile, held_tokens, prompt_tokens - held_tokens)
         more_tokens = placed_tokens[candidate.worker] - least_tokens
         crowding = more_tokens / all_placed_tokens if more_tokens else 0.0
-        later = recompute_weight * (1 + open_per_worker / _BUSY)
-        return candidate.queue_s + own_s * (1 + later + crowding + decode_delay_weight * candidate.running)
+        later = recompute_weight * (1 + open_per_worker / _BUSY) * (1 + crowding)
+        decodes = decode_delay_weight * candidate.running
+        return candidate.queue_s + own_s * (1 + later + decodes)
 
     prices_s = {each.worker: price_s(each) for each in able}
     lowest_s = min(prices_s.values())

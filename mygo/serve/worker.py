@@ -49,7 +49,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         folder = Path(tempfile.mkdtemp(prefix="mygo-"))
         self._receiver = ReportReceiver(folder / "engine.sock", self._worker)
         await self._receiver.start()
-        llm_config.engine_kwargs.update(engine_arguments(str(folder / "engine.sock")))
+        llm_config.update_engine_kwargs(**engine_arguments(str(folder / "engine.sock")))
         await super().__init__(llm_config)
         # after the engine's own imports: vLLM reads its environment when it is first imported
         from mygo.serve.vllm_engine import VllmEngine

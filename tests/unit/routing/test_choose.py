@@ -59,22 +59,29 @@ def test_choose_leaves_decodes_alone_when_a_prefill_would_delay_them() -> None:
     assert route.predicted_s == pytest.approx(1.0)
 
 
+def weighed(workers: list[Candidate], *, shared_tokens: int = 0, seed: int = 0) -> Route:
+    """With half more tokens placed on a than on b."""
+    return choose(
+        workers,
+        1000,
+        decode_delay_weight=0.0,
+        recompute_weight=4.0,
+        shared_tokens=shared_tokens,
+        placed={WorkerId("a"): 300.0, WorkerId("b"): 200.0},
+        rng=random.Random(seed),
+    )
+
+
 def test_choose_prices_shared_tokens_as_held_everywhere_when_told() -> None:
     workers = [worker("a", cached=600), worker("b")]
-    placed = {WorkerId("a"): 500.0}
-    rng = random.Random(0)
-    assert choose(workers, 1000, decode_delay_weight=0.0, rng=rng, placed=placed).worker == "a"
-    route = choose(workers, 1000, decode_delay_weight=0.0, rng=rng, placed=placed, shared_tokens=600)
+    assert weighed(workers).worker == "a"
+    route = weighed(workers, shared_tokens=600)
     assert route.worker == "b"
     assert route.predicted_s == pytest.approx(1.0)  # what it really takes
 
 
 def test_choose_places_cold_prompts_where_least_was_placed_when_all_else_is_equal() -> None:
-    placed = {WorkerId("a"): 300.0, WorkerId("b"): 200.0}
-    workers = [worker("a"), worker("b")]
-    for seed in range(5):
-        rng = random.Random(seed)
-        assert choose(workers, 1000, decode_delay_weight=0.0, rng=rng, placed=placed).worker == "b"
+    assert {weighed([worker("a"), worker("b")], seed=seed).worker for seed in range(5)} == {"b"}
 
 
 def test_choose_breaks_ties_at_random_when_prices_are_equal() -> None:

@@ -38,9 +38,14 @@ def hashed(blocks: int) -> Router:
     return ConsistentHash()
 
 
-def affine(blocks: int) -> Router:
-    """Tuned: it believes in as much as a worker can hold, and a shared system prompt is no match."""
-    return PrefixAffinity(imbalance=8, min_match=0.3, tree_chars=blocks * BLOCK * 4)
+def affine(blocks: int, min_match: float = 0.3) -> Router:
+    """Tuned: it believes in as much as a worker can hold, and a system prompt alone is no match."""
+    return PrefixAffinity(imbalance=8, min_match=min_match, tree_chars=blocks * BLOCK * 4)
+
+
+def affine_to_most(blocks: int) -> Router:
+    """Tuned for the long system prompt, which is half of each prompt."""
+    return affine(blocks, min_match=0.6)
 
 
 def myopic(blocks: int) -> Router:
@@ -69,18 +74,24 @@ def test_predicted_seconds_halves_recomputation_when_the_working_set_fits_two_ca
         assert mine.mean_s < theirs.mean_s
 
 
-@pytest.mark.parametrize("rival", [hashed, affine])
+@pytest.mark.parametrize("rivals", [(hashed,), (affine, affine_to_most)])
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_predicted_seconds_recomputes_no_more_when_compared_with_affinity(
-    rival: MakeRouter, concurrency: int
+    rivals: tuple[MakeRouter, ...], concurrency: int
 ) -> None:
-    """In sum over the workloads; 3 % is the luck of which documents start where."""
-    mine = [trial(ours, workload, seed, concurrency) for workload in WORKLOADS for seed in SEEDS]
-    theirs = [trial(rival, workload, seed, concurrency) for workload in WORKLOADS for seed in SEEDS]
-    assert sum(each.recomputed_tokens for each in mine) <= 1.03 * sum(
-        each.recomputed_tokens for each in theirs
-    )
-    assert sum(each.mean_s for each in mine) <= 1.03 * sum(each.mean_s for each in theirs)
+    """In sum over the workloads, each with the better setting of its rival.
+
+    3 % is the luck of which documents start where.
+    """
+
+    def cost(make: MakeRouter, workload: str) -> tuple[int, float]:
+        runs = [trial(make, workload, seed, concurrency) for seed in SEEDS]
+        return sum(each.recomputed_tokens for each in runs), sum(each.mean_s for each in runs)
+
+    mine = [cost(ours, workload) for workload in WORKLOADS]
+    theirs = [min(cost(rival, workload) for rival in rivals) for workload in WORKLOADS]
+    assert sum(tokens for tokens, _ in mine) <= 1.03 * sum(tokens for tokens, _ in theirs)
+    assert sum(seconds for _, seconds in mine) <= 1.03 * sum(seconds for _, seconds in theirs)
 
 
 def test_copies_of_documents_thrash_when_only_the_request_at_hand_is_priced() -> None:
