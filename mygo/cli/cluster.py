@@ -23,6 +23,8 @@ STOP_GRACE_S = 30.0
 """How long the server may drain and take Ray down before it is killed."""
 _FOLLOW_S = 5.0
 """How long the processes of a server that has ended may take to follow it."""
+_READY_POLL_S = 1.0
+"""Each look asks every part of a cluster that is busy starting."""
 _LOG_LINES = 15
 _SPARE_S = 120.0
 """Beyond the workers' own time-out: Ray itself, retrieval, the journal's replay."""
@@ -106,7 +108,7 @@ def wait_ready(server: ServerState, timeout_s: float, say: Callable[[str, str], 
                     f"the cluster was not ready after {timeout_s:.0f} s and still starts; `mygo status` "
                     f"shows how far it is, workers.start_timeout_s gives it longer\n{tail(server)}"
                 )
-            time.sleep(0.3)
+            time.sleep(_READY_POLL_S)
 
 
 def start_timeout_s(config: Config) -> float:
