@@ -138,19 +138,25 @@ class Catalog:
             connection.execute("DELETE FROM store_files WHERE store_id = ?", (store_id,))
             connection.execute("DELETE FROM stores WHERE id = ?", (store_id,))
 
-    def store_usage(self, tenant: TenantId, store_id: StoreId) -> StoreUsage:
-        """File counts by status, and the bytes of what is searchable."""
+    def store_usage(
+        self, tenant: TenantId, store_id: StoreId, *, searchable: int | None = None
+    ) -> StoreUsage:
+        """File counts by status, and the bytes of what is completed.
+
+        ``searchable``: journal position up to which searches find documents; files behind it count as
+        in progress. None for no such limit.
+        """
         with self._database.reading() as connection:
             self.get_store(tenant, store_id)
             rows = connection.execute(
-                "SELECT status, count(*) AS files, sum(bytes) AS bytes"
-                " FROM attached_files WHERE store_id = ? GROUP BY status",
-                (store_id,),
+                "SELECT CASE WHEN status = 'completed' AND position > ? THEN 'in_progress' ELSE status END"
+                " AS status, count(*) AS files, sum(bytes) AS bytes"
+                " FROM attached_files WHERE store_id = ? GROUP BY 1",
+                (2**62 if searchable is None else searchable, store_id),
             ).fetchall()
         counts = {row["status"]: row["files"] for row in rows}
         sizes = {row["status"]: row["bytes"] for row in rows}
         return StoreUsage(
-            store_id=store_id,
             counts={status: counts.get(status, 0) for status in StoreFileStatus},
             bytes=sizes.get(StoreFileStatus.COMPLETED, 0),
         )

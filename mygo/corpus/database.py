@@ -81,7 +81,9 @@ CREATE INDEX store_files_by_store ON store_files (store_id, created_at, sequence
 CREATE INDEX store_files_by_file ON store_files (file_id);
 CREATE INDEX store_files_pending ON store_files (sequence) WHERE status = 'in_progress';
 CREATE VIEW attached_files AS
-    SELECT store_files.*, files.bytes FROM store_files JOIN files ON files.id = file_id;
+    SELECT store_files.*, files.bytes, coalesce(live.position, 0) AS position
+    FROM store_files JOIN files ON files.id = file_id
+    LEFT JOIN live ON live.store_id = store_files.store_id AND live.doc_id = file_id;
 """
 
 

@@ -70,13 +70,14 @@ class StoreFile:
     """Of the file."""
     chunks: int
     """Passages in the journal; 0 unless completed."""
+    position: int
+    """Of its journal entry; 0 unless completed."""
     attributes: Attributes
     created_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    store_id: StoreId
     counts: Mapping[StoreFileStatus, int]
     """Every status is present."""
     bytes: int
@@ -115,6 +116,7 @@ def store_file_of(row: sqlite3.Row) -> StoreFile:
         error=Failure(row["error_code"], row["error_message"]) if failed else None,
         bytes=row["bytes"],
         chunks=row["chunks"],
+        position=row["position"],
         attributes=json.loads(row["attributes"]),
         created_at=row["created_at"],
     )

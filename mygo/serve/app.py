@@ -23,7 +23,9 @@ Decisions are made by pure rooms that know nothing of Ray: ``mygo/prompt``, ``my
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ray import serve
@@ -60,12 +62,17 @@ def resolve_models(config: Config, *, progress: bool = False) -> ModelPaths:
     )
 
 
-def build(config: Config, paths: ModelPaths) -> Application:
-    """The whole application, ready for ``serve.run``."""
+def build(
+    config: Config, paths: ModelPaths, workers: Callable[[Application], Application] | None = None
+) -> Application:
+    """The whole application, ready for ``serve.run``.
+
+    ``workers`` makes another worker deployment than vLLM's, given the directory to report to.
+    """
     directory = serve.deployment(
         DirectoryServer, name="directory", ray_actor_options=LIGHT, max_ongoing_requests=MANY
     ).bind()
-    workers = worker.deployment(config, paths.language_model, directory)
+    make_workers = workers or partial(worker.deployment, config, paths.language_model)
 
     librarian = serve.deployment(
         Librarian, name="librarian", ray_actor_options=LIGHT, max_ongoing_requests=MANY
@@ -86,4 +93,4 @@ def build(config: Config, paths: ModelPaths) -> Application:
         num_replicas=config.http.ingress_replicas,
         ray_actor_options=LIGHT,
         max_ongoing_requests=MANY,
-    ).bind(config, paths.language_model, workers, directory, librarian, embedder, shards)
+    ).bind(config, paths.language_model, make_workers(directory), directory, librarian, embedder, shards)

@@ -188,6 +188,7 @@ class Dispatcher:
             prompt_tokens=prompt.tokens,
             text=text,
             first_document=documents[0] if documents else prompt.segments[0].key,
+            shared_tokens=len(prompt.segments[0].token_ids),
         )
         route = self._router.route(asked, self._candidates(prompt, exclude), self._rng, now_s)
         self._reservations.reserve(request.request_id, route.worker, route.prefill_s, now_s)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from tokenizers import Tokenizer
 
 from mygo.config import Config
-from mygo.corpus import Attributes, Chunker, Entry, Library, StoreFile, StoreFileStatus, StoreUsage
+from mygo.corpus import Attributes, Chunker, Entry, Library, StoreFile, StoreFileStatus
 from mygo.types import DocId, StoreId, TenantId
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,6 @@ class Librarian:
         self._work = asyncio.Event()
         self._work.set()
         self._seen: dict[int, tuple[int, float]] = {}
-        self._start_position = self._library.journal.position()
-        self._completed_at: dict[tuple[StoreId, DocId], int] = {}
         self._parsing = asyncio.create_task(self._parse_forever())
 
     async def secret(self) -> bytes:
@@ -61,6 +59,8 @@ class Librarian:
 
         What deletes returns once live shards no longer find it.
         """
+        if method == "store_usage":
+            kwargs["searchable"] = self._searchable()
         result = await self._in_thread(getattr(self._library.catalog, method), *args, **kwargs)
         if method in ("attach", "detach", "cancel", "delete_file", "delete_store"):
             self._work.set()
@@ -113,20 +113,8 @@ class Librarian:
     def _as_seen_by_searches(self, result: Any) -> Any:
         """Journalled but not yet found by a search is still in progress for a client that polls."""
         match result:
-            case StoreFile(status=StoreFileStatus.COMPLETED):
-                key = (result.store_id, result.file_id)
-                if self._completed_at.get(key, self._start_position) > self._searchable():
-                    return replace(result, status=StoreFileStatus.IN_PROGRESS)
-                self._completed_at.pop(key, None)
-            case StoreUsage():
-                waiting = sum(
-                    store_id == result.store_id and position > self._searchable()
-                    for (store_id, _), position in self._completed_at.items()
-                )
-                counts = dict(result.counts)
-                counts[StoreFileStatus.COMPLETED] -= waiting
-                counts[StoreFileStatus.IN_PROGRESS] += waiting
-                return replace(result, counts=counts)
+            case StoreFile(status=StoreFileStatus.COMPLETED) if result.position > self._searchable():
+                return replace(result, status=StoreFileStatus.IN_PROGRESS)
             case (list() as items, bool() as has_more):
                 return [self._as_seen_by_searches(item) for item in items], has_more
         return result
@@ -136,9 +124,7 @@ class Librarian:
             await self._work.wait()
             self._work.clear()
             try:
-                while file := await self._in_thread(self._library.process_next):
-                    position = await self._in_thread(self._library.journal.position)
-                    self._completed_at[file.store_id, file.file_id] = position
+                while await self._in_thread(self._library.process_next):
                     self._announce()
             except Exception as error:
                 # a full disk, most likely: what is in progress stays so, and is tried again

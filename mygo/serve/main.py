@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         config = configs.load(options.config)
-        _prepare_environment(config)
+        prepare_environment(config)
         _serve(config, progress, stop)
     except MygoError as error:
         progress("failed", str(error))
@@ -65,26 +65,36 @@ def _serve(config: Config, progress: Progress, stop: threading.Event) -> None:
     progress("models", "finding or converting the models")
     paths = app.resolve_models(config)
     progress("ray", "starting Ray" if config.cluster.ray_address is None else "joining Ray")
-    ray.init(**_ray_options(config))
     try:
-        serve.start(
-            http_options={
-                "host": config.http.host,
-                "port": config.http.port,
-                "request_timeout_s": config.http.request_timeout_s,
-            }
-        )
+        start(config)
         application = app.build(config, paths)
         progress("deploy", "starting workers, shards and ingress")
         watch = threading.Thread(target=_tell, args=(config, progress, stop), daemon=True)
         watch.start()
         serve.run(application, name=config.cluster.name, route_prefix="/")
         stop.wait()
+        # a status call after the shutdown would start another Ray
+        watch.join()
         progress("stopping", "draining")
         serve.shutdown()
     finally:
         ray.shutdown()
         progress("stopped", "")
+
+
+def start(config: Config) -> None:
+    """Start (or join) Ray and Serve's proxies, in an environment that was prepared before."""
+    import ray
+    from ray import serve
+
+    ray.init(**_ray_options(config))
+    serve.start(
+        http_options={
+            "host": config.http.host,
+            "port": config.http.port,
+            "request_timeout_s": config.http.request_timeout_s,
+        }
+    )
 
 
 def _tell(config: Config, progress: Progress, stop: threading.Event) -> None:
@@ -123,7 +133,7 @@ def _ray_options(config: Config) -> dict[str, Any]:
     }
 
 
-def _prepare_environment(config: Config) -> None:
+def prepare_environment(config: Config) -> None:
     """What Ray, vLLM and the model libraries read from the environment, for every process below."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
