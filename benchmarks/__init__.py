@@ -1,0 +1,1 @@
+"""Measurements and acceptance runs over a real cluster. `README.md` says what each command measures."""

@@ -1,0 +1,1 @@
+"""The steps of ``benchmarks.accept``: each starts what it needs, measures, and judges itself."""
