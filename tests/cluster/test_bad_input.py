@@ -61,7 +61,7 @@ def test_unknown_file_is_refused(client: OpenAI) -> None:
         ({"extra_body": {"top_k": -1, "vector_store_ids": ["vs_x"]}}, "top_k"),
         ({"extra_body": {"top_k": 1_000_000, "vector_store_ids": ["vs_x"]}}, "top_k"),
         ({"extra_body": {"cache_salt": "x"}}, "cache_salt"),
-        ({"extra_body": {"kv_transfer_params": {}}}, "kv_transfer_params"),
+        ({"extra_body": {"kv_transfer_params": {"remote": 1}}}, "kv_transfer_params"),
         ({"extra_body": {"reuse": "blend"}}, "reuse"),
     ],
 )
