@@ -149,6 +149,12 @@ class PromptConfig(_Section):
         "If they do not contain the answer, say that you do not know."
     )
     """System prompt of requests that bring none."""
+    after_documents: str = (
+        "The documents end here. The conversation with the user follows. "
+        "Answer its last question from the documents above, in your own words."
+    )
+    """Closes the documents. At least a block (32 tokens) of fixed text here keeps the block in which
+    the last document ends out of the question, so that it is cached too."""
     document_order: Literal["retrieval", "cache"] = "retrieval"
     """`retrieval`: as ranked. `cache`: down the cached tree first. A request may choose."""
     default_max_tokens: int = Field(default=256, ge=1)

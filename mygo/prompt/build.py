@@ -1,6 +1,6 @@
 """Lays out a prompt as segments that are tokenized apart, within the model's context.
 
-Two layouts. ``documents_first``: ``[system][doc 1]...[doc k][history + question]``. ``appended``:
+Two layouts. ``documents_first``: ``[system][doc 1]...[doc k][closing][history + question]``. ``appended``:
 ``[an earlier prompt][its answer][new docs][question]``, which leaves every cached token where it is.
 Which one is cheaper depends on what is cached, so the caller prices both.
 """
@@ -36,7 +36,9 @@ class PromptBuilder:
 
     ``tokenizer``: the Hugging Face tokenizer that ``template`` was made from. ``root``: the key above
     all paths (``mygo.tree.keys.root_key``). ``system``: the system text of requests that bring none,
-    shared by all tenants. ``cached_documents``: how many documents' ids are remembered (about 10 KB
+    shared by all tenants. ``after_documents``: a fixed text that closes the documents; with at least a
+    block of it, the block in which the last document ends is the same for every question, so that it is
+    computed once and not by each. ``cached_documents``: how many documents' ids are remembered (about 10 KB
     each at 240 tokens).
     """
 
@@ -48,6 +50,7 @@ class PromptBuilder:
         *,
         max_context_tokens: int,
         system: str,
+        after_documents: str = "",
         default_max_tokens: int = 256,
         cached_documents: int = 4096,
     ) -> None:
@@ -60,6 +63,7 @@ class PromptBuilder:
         # Keyed by the text itself: nothing rests on a hash that somebody else computed.
         self._document_ids = lru_cache(maxsize=cached_documents)(self._encoder.text)
         self._end_ids = {tokenizer.eos_token_id}
+        self._closing = self._encoder.text(f"{_GAP}{after_documents}" if after_documents else "")
         if template.turn is not None:
             self._end_ids.update(self._encoder.literal(template.turn.joiner)[:1])
 
@@ -85,15 +89,20 @@ class PromptBuilder:
         head = self._encoder.literal(layout.before) + self._encoder.text(system_text)
         # The gap follows what was asked for, not what fitted, so that the budget need not be solved twice.
         gap = _GAP if self._template.folds_system and (system_text or passages) else ""
-        turn = self._encoder.literal(gap) + self._fill(layout.after, dialogue)
+        opening = self._encoder.literal(gap + _opening(layout.after))
+        closing = self._closing + opening if passages else ()
+        turn = self._fill(layout.after, dialogue, skip_opening=True)
+        if not closing:
+            turn = opening + turn
 
-        room = self._room(len(head) + len(turn), max_tokens)
+        room = self._room(len(head) + len(closing) + len(turn), max_tokens)
         ranked = [self._document(scored) for scored in passages]
         kept, dropped = _fitting(ranked, room)
 
         trunk = _Trunk(Path(self._root, PUBLIC))
         trunk.append(SegmentKind.SYSTEM, head, PUBLIC if system is None else domain)
         trunk.append_documents(order(kept, trunk.path))
+        trunk.append(SegmentKind.TURN, closing, PUBLIC)
         trunk.append(SegmentKind.TURN, turn, domain)
         return trunk.prompt([document.scored for document in kept], dropped)
 
@@ -159,9 +168,11 @@ class PromptBuilder:
         text = self._encoder.text(self._template.trimmed(message.role, message.content))
         return gap + text + self._encoder.literal(turn.tail)
 
-    def _fill(self, pieces: Iterable[str | Slot], messages: Sequence[Message]) -> tuple[int, ...]:
+    def _fill(
+        self, pieces: Sequence[str | Slot], messages: Sequence[Message], *, skip_opening: bool = False
+    ) -> tuple[int, ...]:
         ids: list[int] = []
-        for piece in pieces:
+        for piece in pieces[1:] if skip_opening and _opening(pieces) else pieces:
             if isinstance(piece, str):
                 ids += self._encoder.literal(piece)
             else:
@@ -237,6 +248,12 @@ class _Trunk:
             citations=tuple(cited),
             dropped=tuple(document.scored.passage for document in dropped),
         )
+
+
+def _opening(pieces: Sequence[str | Slot]) -> str:
+    """The template's text before the first message."""
+    first = pieces[0]
+    return first if isinstance(first, str) else ""
 
 
 def _check(dialogue: Sequence[Message]) -> None:

@@ -95,6 +95,7 @@ class Ingress(CorpusService):
             root,
             max_context_tokens=config.model.max_context_tokens,
             system=config.prompt.system,
+            after_documents=config.prompt.after_documents,
             default_max_tokens=config.prompt.default_max_tokens,
         )
         self._conversations = Conversations(

@@ -113,10 +113,21 @@ def model(name: str) -> tuple[Any, ChatTemplate]:
 
 
 def make_builder(
-    name: str = "chatml", *, max_context_tokens: int = 4096, system: str = SYSTEM
+    name: str = "chatml",
+    *,
+    max_context_tokens: int = 4096,
+    system: str = SYSTEM,
+    after_documents: str = "",
 ) -> PromptBuilder:
     tokenizer, template = model(name)
-    return PromptBuilder(template, tokenizer, ROOT, max_context_tokens=max_context_tokens, system=system)
+    return PromptBuilder(
+        template,
+        tokenizer,
+        ROOT,
+        max_context_tokens=max_context_tokens,
+        system=system,
+        after_documents=after_documents,
+    )
 
 
 def decode(name: str, prompt: Prompt) -> str:

@@ -138,15 +138,25 @@ def ask(found: list[ScoredPassage], *, domain: DomainTag = ALICE, question: str 
 
 def test_tenants_share_public_segments_and_nothing_else() -> None:
     one, two = ask([RAIN, SNOW], domain=ALICE), ask([RAIN, SNOW], domain=BOB)
-    assert kinds(one) == [SegmentKind.SYSTEM, SegmentKind.DOCUMENT, SegmentKind.DOCUMENT, SegmentKind.TURN]
-    assert [s.domain for s in one.segments] == [PUBLIC, PUBLIC, PUBLIC, ALICE]
-    assert [a.key == b.key for a, b in zip(one.segments, two.segments, strict=True)] == [True] * 3 + [False]
+    document, turn = SegmentKind.DOCUMENT, SegmentKind.TURN
+    assert kinds(one) == [SegmentKind.SYSTEM, document, document, turn, turn]
+    assert [s.domain for s in one.segments] == [PUBLIC, PUBLIC, PUBLIC, PUBLIC, ALICE]
+    assert [a.key == b.key for a, b in zip(one.segments, two.segments, strict=True)] == [True] * 4 + [False]
+
+
+def test_text_after_the_documents_is_the_same_for_every_question_and_only_with_documents() -> None:
+    builder = make_builder(after_documents="Here they end.")
+    one = builder.documents_first([user("why?")], [RAIN], domain=ALICE)
+    two = builder.documents_first([user("where to?"), assistant("there"), user("why?")], [RAIN], domain=BOB)
+    assert [s.key for s in one.segments[:3]] == [s.key for s in two.segments[:3]]
+    assert decode("chatml", one).count("Here they end.") == 1
+    assert "Here they end." not in decode("chatml", builder.documents_first([user("why?")], [], domain=ALICE))
 
 
 def test_domain_is_narrowed_behind_a_private_document() -> None:
     private = passage("a secret", domain=BOB)
     prompt = ask([private, RAIN], domain=ALICE)
-    assert [s.domain for s in prompt.segments] == [PUBLIC, BOB, BOB, DomainTag("alice+bob")]
+    assert [s.domain for s in prompt.segments] == [PUBLIC, BOB, BOB, BOB, DomainTag("alice+bob")]
     assert prompt.segments[2].key != ask([RAIN]).segments[1].key
 
 
