@@ -29,6 +29,7 @@ from benchmarks.control_plane.analysis import Comparison, compare
 
 PROXIES = {"default": ("default",), "haproxy": ("haproxy",), "both": ("default", "haproxy")}
 SHOWN_CPU_MS = 0.05
+SHOWN_IDLE_CPU_MS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -146,7 +147,14 @@ def _print(console: Console, found: Comparison) -> None:
         if max(ours, theirs) >= SHOWN_CPU_MS:
             table.add_row(f"CPU-ms of {process}", f"{ours:.2f}", f"{theirs:.2f}", f"{ours - theirs:+.2f}", "")
     console.print(table)
-    console.print(f"idle, taken off: {found.idle_cpu_ms_per_s:.0f} CPU-ms per second, all processes together")
+    idle = ", ".join(
+        f"{process} {rate:.0f}"
+        for process, rate in found.idle_cpu_ms_per_s.items()
+        if rate >= SHOWN_IDLE_CPU_MS
+    )
+    console.print(
+        f"idle, taken off: {sum(found.idle_cpu_ms_per_s.values()):.0f} CPU-ms per second in all ({idle})"
+    )
 
 
 def _print_parts(console: Console, parts: dict[str, float]) -> None:

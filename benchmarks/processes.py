@@ -67,7 +67,8 @@ def label(arguments: list[str]) -> str:
         return "gone"
     title = arguments[0].split()[0]
     if title.startswith("ray::"):
-        return title.removeprefix("ray::").removeprefix("ServeReplica:").split(".")[0]
+        # a replica at work carries its actor's name in front, and the method behind
+        return title.removeprefix("ray::").split("ServeReplica:")[-1].split(".")[0]
     program = Path(title).name
     if program.startswith("python"):
         scripts = [each for each in arguments[1:] if each.endswith(".py")]

@@ -30,8 +30,8 @@ class Served:
 def computed_tokens(touch: Touch, cached_tokens: int, block_tokens: int) -> int:
     """Tokens of the document that were computed, in whole blocks.
 
-    The engine caches whole blocks, so a document's last tokens share a block with what follows and are
-    computed anew behind every other question, whoever routes: they are not counted.
+    The engine caches whole blocks, and a document's last tokens share one with what follows: where that
+    differs they are computed anew, whoever routes. They are not counted.
     """
     reusable_end = touch.end_tokens - touch.end_tokens % block_tokens
     return max(0, reusable_end - max(cached_tokens, touch.start_tokens))

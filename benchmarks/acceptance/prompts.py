@@ -32,6 +32,7 @@ class Layouts:
             root_key(model=config.model.name, kv_dtype=config.model.dtype),
             max_context_tokens=config.model.max_context_tokens,
             system=config.prompt.system,
+            after_documents=config.prompt.after_documents,
         )
 
     def served(self, documents: Sequence[str], question: str, answer: dict[str, Any]) -> Served:

@@ -22,7 +22,8 @@ class Comparison:
     first_byte_ms: Difference
     cpu_ms: Difference
     """CPU milliseconds per request of all Ray processes, idle cost taken off; median of rounds."""
-    idle_cpu_ms_per_s: float
+    idle_cpu_ms_per_s: Mapping[str, float]
+    """Process -> CPU milliseconds per second while nothing is asked."""
     cpu_ms_by_process: Mapping[str, tuple[float, float]]
     """Process -> mean CPU milliseconds per request (MyGO, empty), idle cost taken off."""
 
@@ -43,7 +44,7 @@ def compare(measured: Mapping[str, Any], ours: str, theirs: str) -> Comparison:
         latency_ms=difference_of_medians(series(ours, "total_s"), series(theirs, "total_s")),
         first_byte_ms=difference_of_medians(series(ours, "first_s"), series(theirs, "first_s")),
         cpu_ms=difference_of_medians(cpu(ours), cpu(theirs)),
-        idle_cpu_ms_per_s=1e3 * sum(idle.values()),
+        idle_cpu_ms_per_s={name: 1e3 * rate for name, rate in sorted(idle.items(), key=lambda row: -row[1])},
         cpu_ms_by_process=_by_process(blocks, idle, ours, theirs),
     )
 

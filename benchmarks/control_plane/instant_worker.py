@@ -15,6 +15,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from mygo.config import Config
+from mygo.serve.worker import HEARTBEAT_S, REPORT_INTERVAL_S
 from mygo.types import (
     GenerateRequest,
     PrefillStats,
@@ -29,9 +30,6 @@ from mygo.types import (
     WorkerReport,
 )
 
-HEARTBEAT_S = 1.0
-REPORT_INTERVAL_S = 0.05
-"""As the engine's reporter: what changes meanwhile travels as one batch."""
 DEVICE_TOKENS = 1_000_000
 PROFILE = ProfileGrid((0, 4096), (32, 1024), ((0.01, 0.3), (0.02, 0.4)))
 

@@ -69,6 +69,7 @@ def measure(config: Config, model_path: Path) -> dict[str, float]:
         root_key(model=config.model.name, kv_dtype=config.model.dtype),
         max_context_tokens=config.model.max_context_tokens,
         system=config.prompt.system,
+        after_documents=config.prompt.after_documents,
     )
 
     def build() -> Prompt:

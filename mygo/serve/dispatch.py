@@ -38,6 +38,9 @@ from mygo.types import (
 logger = logging.getLogger(__name__)
 
 FOLLOW_WAIT_S = 5.0
+FOLLOW_INTERVAL_S = 0.2
+"""Pause between two updates from the directory. A call between replicas costs milliseconds of CPU, and
+what this ingress sent it knows by itself."""
 SETTLE_S = 1.0
 """How long a finished request's path still counts as held: its worker's last report is on its way."""
 WORKER_WAIT_S = 30.0
@@ -124,10 +127,12 @@ class Dispatcher:
 
     async def follow(self) -> None:
         """Keep the local copy of the directory up to date, and tell it what was sent, for ever."""
+        has_siblings = self._config.http.ingress_replicas > 1
         while True:
+            announced = self.directory.announcements()
             try:
                 changes = await self._remote_directory.sync.remote(
-                    self.directory.version, self.directory.announcements(), FOLLOW_WAIT_S
+                    self.directory.version, announced if has_siblings else (), FOLLOW_WAIT_S
                 )
             except asyncio.CancelledError:
                 raise
@@ -141,6 +146,8 @@ class Dispatcher:
             self._reservations.mirror(self.directory.siblings(), self._clock())
             # a worker that the directory forgot and knows again is another incarnation
             self._dead &= set(self.directory.workers)
+            if not has_siblings:  # they should see a burst's first member before its second arrives
+                await asyncio.sleep(FOLLOW_INTERVAL_S)
 
     def price_s(self, prompt: Prompt) -> float:
         """Predicted seconds to the first token on the best worker; used to compare layouts."""

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 ENGINE_CHECK_S = 0.1
 HEARTBEAT_S = 1.0
+REPORT_INTERVAL_S = 0.2
+"""Pause between two reports; what changes meanwhile travels as one."""
 
 
 class Worker(LLMServer):  # type: ignore[misc]
@@ -114,6 +116,7 @@ class Worker(LLMServer):  # type: ignore[misc]
                     report = await self._receiver.next_report(HEARTBEAT_S)
                 outcome = await self._directory.report.remote(report)
                 joined = outcome in (Applied.APPLIED, Applied.DUPLICATE)
+                await asyncio.sleep(REPORT_INTERVAL_S)
             except asyncio.CancelledError:
                 raise
             except Exception as error:

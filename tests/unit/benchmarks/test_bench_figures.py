@@ -56,7 +56,7 @@ MEASURED = {
 def test_compare_takes_idle_cost_off_when_processes_are_busy_by_themselves() -> None:
     found = compare(MEASURED, "mygo", "empty")
     assert found.latency_ms.estimate == pytest.approx(5.0)
-    assert found.idle_cpu_ms_per_s == pytest.approx(10.0)
+    assert found.idle_cpu_ms_per_s == pytest.approx({"proxy": 10.0})
     # (50 + 30 - 10) / 2 and (40 - 10) / 2 CPU-ms
     assert found.cpu_ms.ours == pytest.approx(35.0)
     assert found.cpu_ms.theirs == pytest.approx(15.0)
@@ -110,6 +110,7 @@ def test_processes_names_and_counts_a_child_and_kills_its_whole_tree() -> None:
     ("arguments", "name"),
     [
         (["ray::ServeReplica:mygo:ingress"], "mygo:ingress"),
+        (["ray::SERVE_REPLICA::mygo#ingress#x7:ServeReplica:mygo:ingress.handle_request"], "mygo:ingress"),
         (["ray::ProxyActor.handle x"], "ProxyActor"),
         (["/x/bin/python3", "-u", "/y/agent.py", "--a"], "agent.py"),
         (["/x/raylet/raylet", "--b"], "raylet"),
