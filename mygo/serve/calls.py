@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -12,6 +13,10 @@ from mygo.errors import MygoError, Unavailable
 
 T = TypeVar("T")
 
+REPLY_S = 60.0
+"""Longest wait for another part. A call to a deployment that has no replica waits for one to come up,
+which may be never."""
+
 
 async def reply(response: Awaitable[T], who: str) -> T:
     """Await a handle's response.
@@ -19,11 +24,16 @@ async def reply(response: Awaitable[T], who: str) -> T:
     Raises the MygoError that the deployment raised; Unavailable, naming ``who``, if it is away.
     """
     try:
-        return await response
+        async with asyncio.timeout(REPLY_S):
+            return await response
     except RayTaskError as error:
         raise cause(error) from error
     except (RayError, RayServeException) as error:
         raise Unavailable(f"the {who} is being restarted; try again shortly", retry_after_s=5.0) from error
+    except TimeoutError as error:
+        raise Unavailable(
+            f"the {who} did not answer within {REPLY_S:g} s; see `mygo status`", retry_after_s=5.0
+        ) from error
 
 
 def cause(error: BaseException) -> BaseException:
