@@ -66,7 +66,8 @@ class Searcher:
                 if _document(scored) in live and _wanted(scored, live[_document(scored)], retrieval)
             ]
             # filters thin the result out: ask for more until it is full or there is no more
-            if len(kept) >= retrieval.top_k or len(retrieved.passages) < asked:
+            exhausted = len(retrieved.passages) < asked or _below(retrieved.passages[-1], retrieval)
+            if len(kept) >= retrieval.top_k or exhausted:
                 degraded = tuple(
                     f"retrieval shard {shard} did not answer" for shard in retrieved.missing_shards
                 )
@@ -78,7 +79,11 @@ def _document(scored: ScoredPassage) -> Document:
     return scored.passage.store_id, scored.passage.doc_id
 
 
+def _below(scored: ScoredPassage, retrieval: Retrieval) -> bool:
+    return retrieval.min_score is not None and scored.score < retrieval.min_score
+
+
 def _wanted(scored: ScoredPassage, attributes: Attributes, retrieval: Retrieval) -> bool:
-    if retrieval.min_score is not None and scored.score < retrieval.min_score:
+    if _below(scored, retrieval):
         return False
     return retrieval.filters is None or matches(retrieval.filters, attributes)
