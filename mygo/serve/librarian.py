@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ T = TypeVar("T")
 SHARD_SILENCE_S = 10.0
 """A shard that has not asked for entries this long is dead, and nobody waits for it."""
 DELETION_WAIT_S = 2.0
+SECRET_BYTES = 32
 
 
 class Librarian:
@@ -142,10 +144,19 @@ class Librarian:
 
 
 def _cluster_secret(path: Path) -> bytes:
-    """Read the secret, or make it once; only its owner may read it."""
+    """Read the secret, or make it once; only its owner may read it.
+
+    It is there wholly or not at all: an empty key, left by a crash or a full disk, anybody could guess.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        path.touch(mode=0o600)
-        path.write_bytes(secrets.token_bytes(32))
-        return path.read_bytes()
+        secret = secrets.token_bytes(SECRET_BYTES)
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return secret
