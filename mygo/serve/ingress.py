@@ -38,6 +38,7 @@ from mygo.prompt import (
     ChatTemplate,
     Conversations,
     DocumentOrder,
+    Earlier,
     Message,
     PromptBuilder,
     retrieval_order,
@@ -66,7 +67,9 @@ logger = logging.getLogger(__name__)
 
 JOURNAL_WAIT_S = 5.0
 INLINE_CHARS = 50_000
-"""Messages up to this size are tokenized on the event loop (about 40 ms)."""
+"""Requests up to this size are tokenized on the event loop (about 40 ms)."""
+MESSAGE_CHARS = 100
+"""What laying out a message costs beyond its text, in characters."""
 
 
 @serve.ingress()
@@ -120,10 +123,7 @@ class Ingress(CorpusService):
         found = await self._documents(tenant, request)
         retrieval_s = time.perf_counter() - arrived_s
 
-        if sum(len(message.text) for message in request.messages) < INLINE_CHARS:
-            prompt = self._lay_out(tenant, request, found.passages)
-        else:  # tokenizing this takes long enough to hold up other requests' tokens
-            prompt = await asyncio.to_thread(self._lay_out, tenant, request, found.passages)
+        prompt = await self._lay_out(tenant, request, found.passages)
         generation = await self._dispatcher.start(
             GenerateRequest(
                 request_id=request.request_id,
@@ -164,21 +164,18 @@ class Ingress(CorpusService):
         domain = DomainTag(tenant)
         return Found([_inline(document, domain) for document in request.documents])
 
-    def _lay_out(self, tenant: TenantId, request: AnswerRequest, passages: list[ScoredPassage]) -> Prompt:
+    async def _lay_out(
+        self, tenant: TenantId, request: AnswerRequest, passages: list[ScoredPassage]
+    ) -> Prompt:
         """Documents first, or appended to the conversation so far: whichever is predicted to be sooner."""
         messages = [Message(message.role, message.text) for message in request.messages]
-        domain = DomainTag(tenant)
-        order = self._order(request)
-        max_tokens = request.sampling.max_tokens
-        fresh = self._builder.documents_first(
-            messages, passages, domain=domain, max_tokens=max_tokens, order=order
-        )
-        earlier = self._conversations.recall(tenant, messages[:-1], stores=_stores(request))
-        if earlier is None:
-            return fresh
-        appended = self._builder.appended(
-            earlier, messages, passages, domain=domain, max_tokens=max_tokens, order=order
-        )
+        earlier = self._conversations.recall(tenant, messages[:-1], stores=_searched(request))
+        if _chars(request) < INLINE_CHARS:
+            fresh, appended = self._layouts(tenant, request, passages, messages, earlier)
+        else:  # tokenizing this takes long enough to hold up other requests' tokens
+            fresh, appended = await asyncio.to_thread(
+                self._layouts, tenant, request, passages, messages, earlier
+            )
         if appended is None:
             return fresh
         # losing a document is worse than losing time; equal prices favour the layout that grows
@@ -186,6 +183,28 @@ class Ingress(CorpusService):
             (appended, fresh),
             key=lambda prompt: (len(prompt.dropped), self._dispatcher.price_s(prompt)),
         )
+
+    def _layouts(
+        self,
+        tenant: TenantId,
+        request: AnswerRequest,
+        passages: list[ScoredPassage],
+        messages: list[Message],
+        earlier: Earlier | None,
+    ) -> tuple[Prompt, Prompt | None]:
+        """(documents first, appended to ``earlier``). May run in a thread, so it changes nothing."""
+        domain = DomainTag(tenant)
+        order = self._order(request)
+        max_tokens = request.sampling.max_tokens
+        fresh = self._builder.documents_first(
+            messages, passages, domain=domain, max_tokens=max_tokens, order=order
+        )
+        if earlier is None:
+            return fresh, None
+        appended = self._builder.appended(
+            earlier, messages, passages, domain=domain, max_tokens=max_tokens, order=order
+        )
+        return fresh, appended
 
     def _order(self, request: AnswerRequest) -> DocumentOrder:
         if request.document_order == "retrieval":
@@ -232,7 +251,7 @@ class Ingress(CorpusService):
     ) -> None:
         """Keep a finished answer as ids, so that the next turn can be appended to it."""
         messages = [Message(message.role, message.text) for message in request.messages]
-        self._conversations.remember(tenant, messages, prompt, text, ids, stores=_stores(request))
+        self._conversations.remember(tenant, messages, prompt, text, ids, stores=_searched(request))
 
     def _fitted(self, request: AnswerRequest, prompt: Prompt) -> Any:
         room = self._builder.remaining_tokens(prompt)
@@ -240,9 +259,12 @@ class Ingress(CorpusService):
 
     async def _follow_journal(self) -> None:
         """Forget conversations over documents that were deleted."""
-        position = (await self._librarian.status.remote())["position"]
+        position: int | None = None
         while True:
             try:
+                if position is None:  # what is deleted by now is in no conversation
+                    status = await reply(self._librarian.status.remote(), "librarian")
+                    position = int(status["position"])
                 entries = await reply(self._librarian.read.remote(position, 256, JOURNAL_WAIT_S), "librarian")
             except asyncio.CancelledError:
                 raise
@@ -306,8 +328,18 @@ def _inline(document: InlineDocument, domain: DomainTag) -> ScoredPassage:
     return ScoredPassage(passage, 0.0)
 
 
-def _stores(request: AnswerRequest) -> tuple[Any, ...]:
-    return request.retrieval.store_ids if request.retrieval else ()
+def _searched(request: AnswerRequest) -> tuple[Any, ...]:
+    """Where a request looks. The same words with another filter are another conversation too: filters
+    keep the documents of one user from another, and an appended turn repeats the earlier documents."""
+    if request.retrieval is None:
+        return ()
+    filters = request.retrieval.filters
+    return (*request.retrieval.store_ids, *([f"filter {filters!r}"] if filters else []))
+
+
+def _chars(request: AnswerRequest) -> int:
+    texts = [message.text for message in request.messages] + [each.text for each in request.documents]
+    return sum(len(text) + MESSAGE_CHARS for text in texts)
 
 
 def _text(request: AnswerRequest, prompt: Prompt) -> str:
