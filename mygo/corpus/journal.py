@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from mygo.corpus.database import Database
 from mygo.types import ContentHash, DocId, DomainTag, Passage, StoreId, TenantId
 
+_READ_CHARS = 4_000_000
+"""Text from which a read ends early."""
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -131,17 +134,24 @@ class Journal:
             ).lastrowid
 
     def read(self, after: int = 0, limit: int = 1000) -> list[Entry]:
-        """The entries behind position ``after``, oldest first, at most ``limit`` of them."""
+        """The entries behind position ``after``, oldest first, at most ``limit`` of them.
+
+        Fewer where their texts are long, but none only if there are none: what a follower takes in
+        one step must fit its memory, whatever was uploaded.
+        """
+        entries: list[Entry] = []
+        chars = 0
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT * FROM journal WHERE position > ? ORDER BY position LIMIT ?", (after, max(limit, 0))
             ).fetchall()
-            return [
-                _entry(
-                    row, _passages(row, _passage_rows(connection, row["ended_position"] or row["position"]))
-                )
-                for row in rows
-            ]
+            for row in rows:
+                passages = _passages(row, _passage_rows(connection, row["ended_position"] or row["position"]))
+                entries.append(_entry(row, passages))
+                chars += sum(len(passage.text) for passage in passages)
+                if chars >= _READ_CHARS:
+                    break
+        return entries
 
     def position(self) -> int:
         """Of the newest entry; 0 while there is none."""

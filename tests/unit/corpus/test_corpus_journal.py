@@ -193,3 +193,10 @@ def test_database_is_durable_on_commit(database: Database) -> None:
     with database.reading() as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
+def test_read_ends_early_when_the_texts_are_long(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mygo.corpus.journal._READ_CHARS", 10)
+    positions = [put(journal, S1, DocId(f"file-{n}"), text) for n, text in enumerate(("x" * 99, "abc", "d"))]
+    assert [entry.position for entry in journal.read()] == positions[:1]
+    assert [entry.position for entry in journal.read(after=positions[0])] == positions[1:]
