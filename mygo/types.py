@@ -16,7 +16,7 @@ StoreId = NewType("StoreId", str)
 DocId = NewType("DocId", str)
 """A document in the journal. Over HTTP it is the OpenAI file id, ``file-...``."""
 ContentHash = NewType("ContentHash", str)
-"""Hex SHA-256 of a passage's text."""
+"""Hex SHA-256 of a text or of a file's bytes, as the field says."""
 SegmentKey = NewType("SegmentKey", str)
 """Names a segment *in its path*: H(parent key, tag, token ids). Made by ``mygo.tree.keys``."""
 DomainTag = NewType("DomainTag", str)
@@ -41,7 +41,10 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One chunk of a document: the unit that is embedded, retrieved, cited and cached."""
+    """One chunk of a document: the unit that is embedded, retrieved, cited and cached.
+
+    A document that comes inline with a request is one passage, whole.
+    """
 
     doc_id: DocId
     index: int
@@ -305,7 +308,17 @@ class TokenDelta:
 
 
 class Engine(Protocol):
-    """What a worker needs of an inference engine. Adapters: vLLM (``serve/worker.py``)."""
+    """What a worker needs of an inference engine. ``serve/vllm_engine.py`` adapts vLLM to it."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        ...
+
+    @property
+    def dead(self) -> bool:
+        """True once it can no longer serve; it does not recover."""
+        ...
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[TokenDelta]:
         """Stream a completion. Closing the iterator aborts the request.
@@ -314,18 +327,8 @@ class Engine(Protocol):
         """
         ...
 
-    async def abort(self, request_id: RequestId) -> None:
-        """Stop a request; unknown ids are ignored."""
-        ...
-
-    async def info(self) -> WorkerInfo: ...
-
-    async def next_report(self, *, snapshot: bool = False) -> WorkerReport:
-        """Wait for the next batch of events; with ``snapshot``, everything that is held now."""
-        ...
-
-    async def check_health(self) -> None:
-        """Raise if the engine can no longer serve."""
+    async def reset_cache(self) -> None:
+        """Forget all cached KV; nothing may be running."""
         ...
 
 
@@ -343,7 +346,7 @@ class Candidate:
     running: int
     profile: ProfileGrid
     accepting: bool = True
-    """False if the worker is near its limits or known to be failing."""
+    """False if the worker has as many open requests as it may."""
 
 
 @dataclass(frozen=True, slots=True)

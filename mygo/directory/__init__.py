@@ -8,7 +8,7 @@ hint: the worker is the truth (a stale entry costs milliseconds, never an answer
 ``tree.py`` the segments -> ``directory.py`` sequences, dispatches, versions -> ``replica.py`` copies.
 """
 
-from mygo.directory.directory import Applied, Changes, Delta, Directory, Full, Version, Withdrawn
+from mygo.directory.directory import Announcement, Applied, Changes, Delta, Directory, Full, Version
 from mygo.directory.replica import Replica, Synced
 
-__all__ = ["Applied", "Changes", "Delta", "Directory", "Full", "Replica", "Synced", "Version", "Withdrawn"]
+__all__ = ["Announcement", "Applied", "Changes", "Delta", "Directory", "Full", "Replica", "Synced", "Version"]

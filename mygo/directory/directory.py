@@ -46,7 +46,9 @@ class Withdrawn:
     request: RequestId
 
 
-Change = WorkerInfo | WorkerReport | Dispatch | Forgotten | Withdrawn
+Announcement = Dispatch | Withdrawn
+"""What an ingress tells of its own requests."""
+Change = WorkerInfo | WorkerReport | Forgotten | Announcement
 """One accepted change. A directory is a deterministic function of the changes it was given."""
 
 

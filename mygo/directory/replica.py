@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from mygo.directory.directory import Changes, Directory, Full, Version, Withdrawn
+from mygo.directory.directory import Announcement, Changes, Directory, Full, Version, Withdrawn
 from mygo.types import (
     Dispatch,
     PathStep,
@@ -44,7 +44,7 @@ class Replica:
         self._view = Directory("none", log_limit=0)
         self._version: Version | None = None
         self._own: set[RequestId] = set()
-        self._outbox: deque[Dispatch | Withdrawn] = deque(maxlen=_OUTBOX_LIMIT)
+        self._outbox: deque[Announcement] = deque(maxlen=_OUTBOX_LIMIT)
 
     def __repr__(self) -> str:
         return f"<Replica at {self._version}, {len(self._own)} own dispatches, of {self._view!r}>"
@@ -135,7 +135,7 @@ class Replica:
         self._view.expire(now_s)
         self._disown_the_gone()
 
-    def announcements(self) -> tuple[Dispatch | Withdrawn, ...]:
+    def announcements(self) -> tuple[Announcement, ...]:
         """What happened to own requests since the last call, oldest first."""
         announced = tuple(self._outbox)
         self._outbox.clear()

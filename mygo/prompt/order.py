@@ -52,14 +52,14 @@ def retrieval_order(ranked: Sequence[Document], start: Path) -> list[Document]:
 
 @dataclass(frozen=True, slots=True)
 class CacheOrder:
-    """Repeatedly append the remaining document of which most is cached behind those chosen so far.
+    """Repeatedly append the remaining document that is cached most behind those chosen so far.
 
     Ties go to the more popular, then to the better ranked. When none is cached, the rest follows by
     popularity, then rank. Looks up at most k (k + 1) / 2 keys for k documents.
     """
 
-    cached_tokens: Callable[[SegmentKey], int]
-    """Tokens of that segment which some worker holds; 0 if none."""
+    cachedness: Callable[[SegmentKey], float]
+    """How much that segment is cached, in any unit; 0 if nowhere."""
     popularity: Callable[[ScoredPassage], float] = lambda scored: 0.0
 
     def __call__(self, ranked: Sequence[Document], start: Path) -> list[Document]:
@@ -68,7 +68,7 @@ class CacheOrder:
         path = start
         while rest:
             steps = [path.then(document.domain, document.token_ids) for document in rest]
-            cached = [self.cached_tokens(step.key) for step in steps]
+            cached = [self.cachedness(step.key) for step in steps]
             best = max(range(len(rest)), key=cached.__getitem__)  # the first of equals
             if cached[best] == 0:
                 break

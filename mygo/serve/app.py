@@ -1,21 +1,24 @@
-"""START HERE: how MyGO is wired. Every part is made in this file, and nowhere else.
+"""START HERE: how MyGO is wired. Every deployment is made in this file, and nowhere else.
 
-    client -> Ingress -> Retriever -> shards          documents for the question      (read path)
-                      -> PromptBuilder                [system][doc 1]...[doc k][question] as token ids
-                      -> Dispatcher -> one Worker     the worker whose cache serves it soonest
-                      <- tokens, citations, and where the time went
+    READ    client ─► Ingress ─► Searcher ─► Embedder, Shards     which passages answer the question
+                         ├─────► PromptBuilder                    [system][doc 1]..[doc k][question] as ids
+                         ├─────► Dispatcher ─► one Worker         whose cache serves these ids soonest
+            client ◄─────┘                                        tokens, citations, where the time went
 
-    upload -> Librarian (journal) -> shards           what can be found               (write path)
-    Worker (vLLM + plugin) -> Directory -> Ingress    what each worker's cache really holds
+    WRITE   client ─► Ingress ─► Librarian ─► Shards              a file, parsed, journalled, searchable
+            Worker ─► Directory ─► every Ingress                  what each worker's cache really holds
 
-Each box is a Ray Serve deployment; arrows are handles, given to constructors here:
+Arrows are data. Ray Serve deployments, each with its file here:
 
-- ``ingress.py``: HTTP in OpenAI's shape; retrieves, builds the prompt, picks a worker, streams back.
-- ``retriever.py``: the embedder, the FAISS shards, and the client that merges their answers.
-- ``librarian.py``: the corpus on disk; parses uploads, appends to the journal, feeds the shards.
-- ``worker.py``: one vLLM engine each; reports its cache and load, dies with its engine.
-- ``directory_server.py``: collects the reports; ingress replicas follow it and keep a copy.
-- ``dispatch.py``: the decision, inside the ingress, from that copy: no remote call.
+- ``ingress.py``: HTTP in OpenAI's shape (the shape itself is ``mygo/api``); one request, top to bottom.
+- ``librarian.py``: the corpus on disk. Shards pull its journal.
+- ``retriever.py``: the embedder, and the FAISS shards, which are pure functions of the journal.
+- ``worker.py``: one vLLM engine each (``vllm_engine.py``). Says what its cache holds; dies with its engine.
+- ``directory_server.py``: collects what workers say. Each ingress pulls it into a copy of its own.
+
+Inside the ingress: ``search.py`` (who may read what), the prompt builder of ``mygo/prompt``, and
+``dispatch.py``, which routes from that copy without a remote call, sends (``pinned.py`` makes Ray Serve
+obey), and tries another worker if one dies before the first token.
 
 Decisions are made by pure rooms that know nothing of Ray: ``mygo/prompt``, ``mygo/directory``,
 ``mygo/routing``, ``mygo/tree``. Read ``mygo/types.py`` next.
@@ -29,7 +32,7 @@ from functools import partial
 from pathlib import Path
 
 from ray import serve
-from ray.serve.deployment import Application
+from ray.serve.deployment import Application, Deployment
 
 from mygo import models
 from mygo.config import Config
@@ -38,11 +41,6 @@ from mygo.serve.directory_server import DirectoryServer
 from mygo.serve.ingress import Ingress
 from mygo.serve.librarian import Librarian
 from mygo.serve.retriever import EmbedderServer, ShardServer
-
-# Control-plane replicas wait more than they compute: they reserve no core, so that workers get them all.
-LIGHT = {"num_cpus": 0}
-MANY = 10_000
-"""Ongoing calls that a deployment takes whose callers mostly wait (long polls, streams)."""
 
 
 @dataclass(frozen=True)
@@ -67,30 +65,33 @@ def build(
 ) -> Application:
     """The whole application, ready for ``serve.run``.
 
-    ``workers`` makes another worker deployment than vLLM's, given the directory to report to.
+    Benchmarks pass ``workers`` to deploy a stand-in for vLLM: given the directory to report to, it makes
+    the worker deployment.
     """
-    directory = serve.deployment(
-        DirectoryServer, name="directory", ray_actor_options=LIGHT, max_ongoing_requests=MANY
-    ).bind()
+    directory = _light(DirectoryServer, "directory").bind()
     make_workers = workers or partial(worker.deployment, config, paths.language_model)
+    worker_app = make_workers(directory)
 
-    librarian = serve.deployment(
-        Librarian, name="librarian", ray_actor_options=LIGHT, max_ongoing_requests=MANY
-    ).bind(config, paths.language_model)
-    embedder = serve.deployment(
-        EmbedderServer, name="embedder", ray_actor_options=LIGHT, max_ongoing_requests=MANY
-    ).bind(config, paths.embedder)
+    librarian = _light(Librarian, "librarian").bind(config, paths.language_model)
+    embedder = _light(EmbedderServer, "embedder").bind(config, paths.embedder)
     shards = [
-        serve.deployment(
-            ShardServer, name=f"shard-{index}", ray_actor_options=LIGHT, max_ongoing_requests=MANY
-        ).bind(index, config, librarian, embedder)
+        _light(ShardServer, f"shard-{index}").bind(index, config, librarian, embedder)
         for index in range(config.retrieval.shards)
     ]
 
+    ingress = _light(Ingress, "ingress", replicas=config.http.ingress_replicas)
+    return ingress.bind(config, paths.language_model, worker_app, directory, librarian, embedder, shards)
+
+
+def _light(part: type, name: str, *, replicas: int = 1) -> Deployment:
+    """A deployment that reserves no core: only workers do, the others use what is idle.
+
+    It takes many calls at once, since most of them only wait (long polls, streams).
+    """
     return serve.deployment(
-        Ingress,
-        name="ingress",
-        num_replicas=config.http.ingress_replicas,
-        ray_actor_options=LIGHT,
-        max_ongoing_requests=MANY,
-    ).bind(config, paths.language_model, make_workers(directory), directory, librarian, embedder, shards)
+        part,
+        name=name,
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=10_000,
+    )

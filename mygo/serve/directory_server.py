@@ -13,8 +13,8 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from mygo.directory import Applied, Changes, Directory, Version, Withdrawn
-from mygo.types import Dispatch, WorkerId, WorkerInfo, WorkerReport
+from mygo.directory import Announcement, Applied, Changes, Directory, Version
+from mygo.types import WorkerId, WorkerInfo, WorkerReport
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class DirectoryServer:
         self._announce()
 
     async def sync(
-        self, version: Version | None, announced: Sequence[Dispatch | Withdrawn], wait_s: float
+        self, version: Version | None, announced: Sequence[Announcement], wait_s: float
     ) -> Changes:
         """An ingress replica tells what it dispatched and gets what it lacks.
 

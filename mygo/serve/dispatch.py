@@ -18,12 +18,13 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from mygo.config import Config
-from mygo.directory import Replica
+from mygo.directory import Announcement, Replica
 from mygo.errors import Unavailable, WorkerLost
 from mygo.routing import ROUTERS, Reservations, RouteRequest, queue_s
-from mygo.serve.calls import cause, is_loss
+from mygo.serve.calls import cause, is_loss, unpack
 from mygo.tree.profile import prefill_s
 from mygo.types import (
+    PUBLIC,
     Candidate,
     GenerateRequest,
     Prompt,
@@ -43,6 +44,8 @@ FOLLOW_INTERVAL_S = 0.2
 what this ingress sent it knows by itself."""
 SETTLE_S = 1.0
 """How long a finished request's path still counts as held: its worker's last report is on its way."""
+DEAD_S = 10.0
+"""How long a lost worker is passed by; the directory has forgotten it long before."""
 WORKER_WAIT_S = 30.0
 """How long a request waits for a worker to appear when there is none at all."""
 
@@ -77,8 +80,7 @@ class Generation:
             first, self._first = self._first, None
             return first
         try:
-            delta: TokenDelta = await anext(self._stream)
-            return delta
+            return unpack(await anext(self._stream))
         except StopAsyncIteration:
             self._finish(lost=False)
             raise
@@ -122,14 +124,16 @@ class Dispatcher:
         self._router = ROUTERS[config.routing.policy](config.routing)
         self._reservations = Reservations()
         self.directory = Replica()
-        self._dead: set[WorkerId] = set()
+        self._dead: dict[WorkerId, float] = {}
         self.routed: dict[WorkerId, int] = {}
 
     async def follow(self) -> None:
         """Keep the local copy of the directory up to date, and tell it what was sent, for ever."""
         has_siblings = self._config.http.ingress_replicas > 1
+        announced: tuple[Announcement, ...] = ()
         while True:
-            announced = self.directory.announcements()
+            # what a directory that is away did not hear is told again
+            announced += self.directory.announcements()
             try:
                 changes = await self._remote_directory.sync.remote(
                     self.directory.version, announced if has_siblings else (), FOLLOW_WAIT_S
@@ -141,16 +145,18 @@ class Dispatcher:
                 logger.warning("directory is away, keeping the last known state: %s", error)
                 await asyncio.sleep(0.5)
                 continue
+            announced = ()
             self.directory.follow(changes)
             self.directory.expire(self._clock())
             self._reservations.mirror(self.directory.siblings(), self._clock())
-            # a worker that the directory forgot and knows again is another incarnation
-            self._dead &= set(self.directory.workers)
-            if not has_siblings:  # they should see a burst's first member before its second arrives
+            if not has_siblings:  # siblings must hear of a dispatch at once; alone, we know our own
                 await asyncio.sleep(FOLLOW_INTERVAL_S)
 
     def price_s(self, prompt: Prompt) -> float:
-        """Predicted seconds to the first token on the best worker; used to compare layouts."""
+        """Predicted seconds to the first token on the best worker; used to compare layouts.
+
+        Without any worker, fewer tokens are the best guess: only the order matters.
+        """
         candidates = self._candidates(prompt, exclude=frozenset())
         return min(
             (c.queue_s + prefill_s(c.profile, *_split(prompt.tokens, c.residency)) for c in candidates),
@@ -168,7 +174,7 @@ class Dispatcher:
             route = self._reserve(request, prompt, text, frozenset(tried))
             stream = self._workers.generate.remote(request, worker=route.worker)
             try:
-                first = await anext(stream)
+                first = unpack(await anext(stream))
             except BaseException as error:
                 self._over(request.request_id, route.worker, is_loss(error))
                 if not is_loss(error):
@@ -190,12 +196,13 @@ class Dispatcher:
         self, request: GenerateRequest, prompt: Prompt, text: str, exclude: frozenset[WorkerId]
     ) -> Route:
         now_s = self._clock()
+        first = prompt.segments[0]
         documents = [s.key for s in prompt.segments if s.kind is SegmentKind.DOCUMENT]
         asked = RouteRequest(
             prompt_tokens=prompt.tokens,
             text=text,
-            first_document=documents[0] if documents else prompt.segments[0].key,
-            shared_tokens=len(prompt.segments[0].token_ids),
+            first_document=documents[0] if documents else first.key,
+            shared_tokens=len(first.token_ids) if first.domain == PUBLIC else 0,
         )
         route = self._router.route(asked, self._candidates(prompt, exclude), self._rng, now_s)
         self._reservations.reserve(request.request_id, route.worker, route.prefill_s, now_s)
@@ -215,7 +222,7 @@ class Dispatcher:
         residency = self.directory.locate(prompt.path)
         candidates: list[Candidate] = []
         for worker, info in self.directory.workers.items():
-            if worker in exclude or worker in self._dead:
+            if worker in exclude or self._is_dead(worker, now_s):
                 continue
             load = self.directory.load(worker)
             open_requests = self._reservations.open_requests(worker, now_s)
@@ -233,18 +240,22 @@ class Dispatcher:
 
     async def _wait_for_workers(self) -> None:
         deadline_s = self._clock() + WORKER_WAIT_S
-        while not set(self.directory.workers) - self._dead:
+        while all(self._is_dead(worker, self._clock()) for worker in self.directory.workers):
             if self._clock() > deadline_s:
                 raise Unavailable("no worker is up; see `mygo status`", retry_after_s=10.0)
             await asyncio.sleep(0.1)
 
     def _over(self, request: RequestId, worker: WorkerId, lost: bool) -> None:
-        """The request has ended: from now on only what the worker reports counts."""
+        """The request has ended; its path counts as held until the worker's last report is in."""
         self._reservations.finish(request)
         self.directory.settled(request, self._clock() + SETTLE_S)
-        if lost and worker not in self._dead:
-            self._dead.add(worker)
+        if lost and not self._is_dead(worker, self._clock()):
+            self._dead[worker] = self._clock()
             self._remote_directory.forget.remote(worker)
+
+    def _is_dead(self, worker: WorkerId, now_s: float) -> bool:
+        """A worker that was lost moments ago. One that the directory still knows later was alive."""
+        return now_s - self._dead.get(worker, float("-inf")) < DEAD_S
 
 
 def _split(prompt_tokens: int, residency: Residency) -> tuple[int, int]:

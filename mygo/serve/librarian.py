@@ -1,9 +1,9 @@
 """The librarian: the one process that owns the corpus on disk (journal, catalog, files).
 
 One replica, so there is one writer. Parsing runs in the background, a file at a time, and resumes
-after a crash with whatever is still in progress. Shards read the journal from here; the position that
-a shard asks to read after is how far it has come, so the librarian knows when a document can be found,
-and calls a file completed only then.
+after a crash with whatever is still in progress. Shards read the journal from here and say how far
+they have come, so the librarian knows when a document can be found, and calls a file completed only
+then.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SHARD_SILENCE_S = 10.0
-"""A shard that has not asked for entries this long is dead, and nobody waits for it."""
+"""A shard that has said nothing for this long is dead, and nobody waits for it."""
 DELETION_WAIT_S = 2.0
 SECRET_BYTES = 32
 
@@ -80,10 +80,12 @@ class Librarian:
         """The attributes of documents in stores; None for one that was deleted meanwhile."""
         return await self._in_thread(self._library.catalog.attributes_of, documents)
 
-    async def read(self, after: int, limit: int, wait_s: float, shard: int | None = None) -> list[Entry]:
+    async def applied(self, shard: int, position: int) -> None:
+        """A shard says how far it has come; every second, also while it is busy embedding."""
+        self._seen[shard] = (position, time.monotonic())
+
+    async def read(self, after: int, limit: int, wait_s: float) -> list[Entry]:
         """Journal entries above a position; waits up to ``wait_s`` for the first one."""
-        if shard is not None:
-            self._seen[shard] = (after, time.monotonic())
         deadline_s = time.monotonic() + wait_s
         while True:
             announced = self._appended

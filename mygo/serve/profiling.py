@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mygo.config import ModelConfig
+from mygo.errors import MygoError
 from mygo.tree import profile as profiles
 from mygo.types import GenerateRequest, ProfileGrid, RequestId, Sampling, TokenDelta
 
@@ -88,6 +89,31 @@ async def measure(
             row.append(max(seconds, row[-1]) if row else seconds)
         rows.append(tuple(row))
     return ProfileGrid(cached_grid, new_grid, tuple(rows))
+
+
+async def self_test(generate: Generate, vocabulary: int, tokens: int) -> None:
+    """Send the same prompt twice; raises MygoError unless the second is served from the cache.
+
+    A cache that silently never hits (a hash that varies, a setting that turns it off) costs all that
+    MyGO is for, and nothing else would say so.
+    """
+    token_ids = [number % vocabulary for number in range(1, tokens + 1)]
+    cached_tokens = 0
+    for attempt in ("first", "second"):
+        request = GenerateRequest(
+            request_id=RequestId(f"self-test-{attempt}"),
+            token_ids=token_ids,
+            spans=(),
+            sampling=Sampling(max_tokens=1, temperature=0.0, ignore_eos=True),
+        )
+        async for delta in generate(request):
+            if delta.prefill is not None:
+                cached_tokens = sum(delta.prefill.cached_tokens.values())
+    if cached_tokens == 0:
+        raise MygoError(
+            f"self-test failed: a prompt of {tokens} tokens, sent twice, was not served from the cache; "
+            "check model.engine for settings that disable prefix caching"
+        )
 
 
 def load(path: Path) -> ProfileGrid | None:

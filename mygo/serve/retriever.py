@@ -27,7 +27,9 @@ from mygo.types import ScoredPassage, StoreId
 logger = logging.getLogger(__name__)
 
 Vectors = NDArray[np.float32]
-READ_LIMIT = 256
+READ_LIMIT = 16
+"""Documents per batch: a deletion behind them waits until they are embedded."""
+HEARTBEAT_S = 1.0
 READ_WAIT_S = 2.0
 
 
@@ -45,8 +47,7 @@ class EmbedderServer:
         return self._embedder.dimensions, self._embedder.fingerprint
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """[n, dimensions] unit vectors. For documents: large batches, no hurry."""
-        # one small batch at a time, so that a query never waits for a whole document
+        """[n, dimensions] unit vectors of documents: a few at a time, so that no query waits long."""
         batches = [
             await self._in_thread(self._embedder.embed, list(texts[start : start + 8]))
             for start in range(0, len(texts), 8)
@@ -111,7 +112,10 @@ class ShardServer:
         )
         self._replayer = Replayer(self._shard, position, delete_type=Delete)
         self._saved_at = position
-        self._following = asyncio.create_task(self._follow())
+        self._background = [
+            asyncio.create_task(self._follow()),
+            asyncio.create_task(self._tell_how_far()),
+        ]
 
     async def search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int) -> list[ScoredPassage]:
         found: list[ScoredPassage] = await self._in_thread(
@@ -132,15 +136,24 @@ class ShardServer:
                 logger.warning("shard %d cannot follow the journal, trying again: %s", self._index, error)
                 await asyncio.sleep(1.0)
 
+    async def _tell_how_far(self) -> None:
+        while True:
+            try:
+                await self._librarian.applied.remote(self._index, self._replayer.position)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                logger.warning("shard %d cannot reach the librarian: %s", self._index, error)
+            await asyncio.sleep(HEARTBEAT_S)
+
     async def _catch_up(self) -> None:
-        entries = await self._librarian.read.remote(
-            self._replayer.position, READ_LIMIT, READ_WAIT_S, shard=self._index
-        )
+        entries = await self._librarian.read.remote(self._replayer.position, READ_LIMIT, READ_WAIT_S)
         if not entries:
             return
         texts = self._replayer.texts_to_embed(entries)
         vectors = await self._embedder.embed.remote(texts) if texts else None
         await self._in_thread(self._replayer.apply, entries, vectors)
+        await self._librarian.applied.remote(self._index, self._replayer.position)
         if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
             await self._in_thread(
                 snapshot.save, self._shard, self._replayer.position, self._fingerprint, self._folder

@@ -36,9 +36,6 @@ class VllmEngine:
     async def reset_cache(self) -> None:
         await self._client.reset_prefix_cache()
 
-    async def check_health(self) -> None:
-        await self._client.check_health()
-
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenDelta]:
         """Stream a completion; closing the iterator aborts it in the engine.
 

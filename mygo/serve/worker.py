@@ -23,8 +23,9 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 from mygo.config import Config
 from mygo.directory import Applied
 from mygo.serve import profiling
+from mygo.serve.calls import pack
 from mygo.serve.placement import cores_of
-from mygo.types import GenerateRequest, TokenDelta, WorkerId, WorkerInfo
+from mygo.types import Engine, GenerateRequest, WorkerId, WorkerInfo
 from mygo.vllm_plugin.receiver import ReportReceiver
 from mygo.vllm_plugin.settings import engine_arguments
 
@@ -56,9 +57,9 @@ class Worker(LLMServer):  # type: ignore[misc]
         # after the engine's own imports: vLLM reads its environment when it is first imported
         from mygo.serve.vllm_engine import VllmEngine
 
-        self._vllm = VllmEngine(self.engine._engine_client, config.model.max_context_tokens)
+        self._vllm: Engine = VllmEngine(self.engine._engine_client, config.model.max_context_tokens)
         self._watch = asyncio.create_task(self._exit_when_engine_dies())
-        self._info = await self._introduce(len(cores))
+        self._info = await self._describe(len(cores))
         self._reports = asyncio.create_task(self._report())
 
     def _take_cores(self, rank: int) -> list[int]:
@@ -68,7 +69,7 @@ class Worker(LLMServer):  # type: ignore[misc]
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
         return cores
 
-    async def _introduce(self, cores: int) -> WorkerInfo:
+    async def _describe(self, cores: int) -> WorkerInfo:
         model = self._config.model
         name = profiling.fingerprint(model, cores, self._config.workers.device)
         path = self._config.cluster.cache_dir / "profiles" / f"{name}.json"
@@ -81,8 +82,9 @@ class Worker(LLMServer):  # type: ignore[misc]
                 step_tokens=model.step_tokens,
                 rng=random.Random(0),
             )
-            await self._vllm.reset_cache()
             profiling.store(path, grid)
+        await profiling.self_test(self._vllm.generate, self._vllm.vocabulary, 3 * model.block_tokens)
+        await self._vllm.reset_cache()
         hello = await self._receiver.hello()
         return WorkerInfo(
             worker=self._worker,
@@ -95,13 +97,11 @@ class Worker(LLMServer):  # type: ignore[misc]
             node=os.uname().nodename,
         )
 
-    async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[TokenDelta]:
-        """Stream a completion. ``worker`` is for the router; whoever gets the call serves it."""
+    async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[bytes]:
+        """Stream a completion, each delta packed. ``worker`` is for the router; whoever gets the call
+        serves it."""
         async for delta in self._vllm.generate(request):
-            yield delta
-
-    async def info(self) -> WorkerInfo:
-        return self._info
+            yield pack(delta)
 
     async def _report(self) -> None:
         """Tell the directory what changed, and everything again whenever it lost track."""

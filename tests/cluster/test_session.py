@@ -84,8 +84,12 @@ def test_responses_cite_files_when_searching(client: OpenAI, zoo: dict[str, Any]
 def test_responses_stream_the_same_answer_when_streamed(client: OpenAI, zoo: dict[str, Any]) -> None:
     tools: Any = [{"type": "file_search", "vector_store_ids": [zoo["id"]]}]
     arguments: dict[str, Any] = {
-        "model": MODEL, "input": "Where is the ibex?", "tools": tools, "temperature": 0, "max_output_tokens": 16
-    }  # fmt: skip
+        "model": MODEL,
+        "input": "Where is the ibex?",
+        "tools": tools,
+        "temperature": 0,
+        "max_output_tokens": 16,
+    }
     whole = client.responses.create(**arguments)
     events = list(client.responses.create(**arguments, stream=True))
     kinds = [event.type for event in events]

@@ -27,7 +27,9 @@ def test_merge_leaves_out_metrics_when_they_are_not_of_serving() -> None:
 
 
 def test_merge_names_a_node_when_it_did_not_answer() -> None:
-    assert "# no answer from http://x" in merge(["# no answer from http://x\n", PAGE.format(node="a", value=1)])
+    assert "# no answer from http://x" in merge(
+        ["# no answer from http://x\n", PAGE.format(node="a", value=1)]
+    )
 
 
 def test_metric_names_are_unique_and_carry_help() -> None:
