@@ -15,6 +15,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from mygo.config import Config
+from mygo.serve.calls import pack
 from mygo.serve.worker import HEARTBEAT_S, REPORT_INTERVAL_S
 from mygo.types import (
     GenerateRequest,
@@ -53,17 +54,19 @@ class InstantWorker:
         self._changed = asyncio.Event()
         self._reports = asyncio.create_task(self._report())
 
-    async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[TokenDelta]:
+    async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[bytes]:
         self._hold(request)
         cached = PrefillStats({Tier.DEVICE: len(request.token_ids)}, queue_s=0.0, prefill_s=0.0)
         tokens = request.sampling.max_tokens
         for position in range(tokens):
             last = position == tokens - 1
-            yield TokenDelta(
-                text=" word",
-                token_ids=(1000 + position,),
-                finish_reason="length" if last else None,
-                prefill=cached if position == 0 else None,
+            yield pack(
+                TokenDelta(
+                    text=" word",
+                    token_ids=(1000 + position,),
+                    finish_reason="length" if last else None,
+                    prefill=cached if position == 0 else None,
+                )
             )
 
     def _hold(self, request: GenerateRequest) -> None:

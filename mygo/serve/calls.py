@@ -1,8 +1,9 @@
-"""Errors across process borders: what a deployment raised, without Ray's wrapping."""
+"""What crosses process borders: errors without Ray's wrapping, tokens without Ray's serializer."""
 
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from mygo.errors import MygoError, Unavailable
+from mygo.types import TokenDelta
 
 T = TypeVar("T")
 
@@ -47,3 +49,18 @@ def is_loss(error: BaseException) -> bool:
     if isinstance(error, RayTaskError):
         return isinstance(error.cause, Unavailable | RayError)
     return isinstance(error, RayError | RayServeException | StopAsyncIteration)
+
+
+def pack(delta: TokenDelta) -> bytes:
+    """A delta as Ray streams it cheapest.
+
+    Ray passes bytes through and puts any other object through cloudpickle and msgpack, which costs both
+    ends about 0.1 ms more per token.
+    """
+    return pickle.dumps(delta, pickle.HIGHEST_PROTOCOL)
+
+
+def unpack(packed: bytes) -> TokenDelta:
+    """The inverse of ``pack``; only for what our own workers sent."""
+    delta: TokenDelta = pickle.loads(packed)
+    return delta
