@@ -29,7 +29,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUESTS = Metric(
     "mygo_requests",
     Kind.COUNTER,
-    "Answers asked for, by how they ended (ok, refused, failed, cut).",
+    "Answers asked for, by how they ended (finished, abandoned, cut, refused, failed).",
     ("outcome",),
 )
 TTFT_S = Metric(

@@ -10,8 +10,9 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from mygo.api.service import (
 )
 from mygo.config import Config
 from mygo.corpus import Delete
+from mygo.errors import BadRequest
 from mygo.prompt import (
     CacheOrder,
     ChatTemplate,
@@ -43,6 +45,7 @@ from mygo.prompt import (
     PromptBuilder,
     retrieval_order,
 )
+from mygo.serve.answer_stream import AnswerStream, Outcome
 from mygo.serve.calls import reply
 from mygo.serve.cluster_status import ClusterStatus
 from mygo.serve.corpus_service import CorpusService
@@ -57,10 +60,10 @@ from mygo.types import (
     GenerateRequest,
     Passage,
     Prompt,
+    Sampling,
     ScoredPassage,
     SegmentSpan,
     TenantId,
-    TokenDelta,
 )
 
 logger = logging.getLogger(__name__)
@@ -119,6 +122,16 @@ class Ingress(CorpusService):
         return app
 
     async def answer(self, tenant: TenantId, request: AnswerRequest) -> Answer:
+        try:
+            return await self._answer(tenant, request)
+        except BadRequest:
+            self._instruments.add(metrics.REQUESTS, outcome=Outcome.REFUSED)
+            raise
+        except Exception:
+            self._instruments.add(metrics.REQUESTS, outcome=Outcome.FAILED)
+            raise
+
+    async def _answer(self, tenant: TenantId, request: AnswerRequest) -> Answer:
         arrived_s = time.perf_counter()
         found = await self._documents(tenant, request)
         retrieval_s = time.perf_counter() - arrived_s
@@ -144,7 +157,7 @@ class Ingress(CorpusService):
             dropped=tuple(Hit.of(ScoredPassage(passage, 0.0)) for passage in prompt.dropped),
             degraded=found.degraded,
         )
-        return Answer(head, _Remembered(generation, self, tenant, request, prompt))
+        return Answer(head, AnswerStream(generation, partial(self._ended, tenant, request, prompt)))
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> SearchResult:
         found = await self._searcher.search(tenant, query, retrieval)
@@ -232,7 +245,6 @@ class Ingress(CorpusService):
         degraded: Sequence[str],
     ) -> None:
         record = self._instruments
-        record.add(metrics.REQUESTS, outcome="ok")
         record.observe(metrics.TTFT_S, ttft_s)
         record.observe(metrics.RETRIEVAL_S, retrieval_s)
         record.add(metrics.RETRIES, generation.attempts - 1)
@@ -246,14 +258,23 @@ class Ingress(CorpusService):
                 record.add(metrics.PROMPT_TOKENS, tokens, source=tier.value)
             record.add(metrics.PROMPT_TOKENS, prompt.tokens - sum(cached.values()), source="computed")
 
-    def remember(
-        self, tenant: TenantId, request: AnswerRequest, prompt: Prompt, text: str, ids: Sequence[int]
+    def _ended(
+        self,
+        tenant: TenantId,
+        request: AnswerRequest,
+        prompt: Prompt,
+        outcome: Outcome,
+        text: str,
+        ids: Sequence[int],
     ) -> None:
-        """Keep a finished answer as ids, so that the next turn can be appended to it."""
-        messages = [Message(message.role, message.text) for message in request.messages]
-        self._conversations.remember(tenant, messages, prompt, text, ids, stores=_searched(request))
+        """Count it, and keep a finished answer as ids, so that the next turn can be appended to it."""
+        self._instruments.add(metrics.REQUESTS, outcome=outcome)
+        # a stop string cuts text that the ids still hold: such an answer is not kept
+        if outcome is Outcome.FINISHED and not request.sampling.stop:
+            messages = [Message(message.role, message.text) for message in request.messages]
+            self._conversations.remember(tenant, messages, prompt, text, ids, stores=_searched(request))
 
-    def _fitted(self, request: AnswerRequest, prompt: Prompt) -> Any:
+    def _fitted(self, request: AnswerRequest, prompt: Prompt) -> Sampling:
         room = self._builder.remaining_tokens(prompt)
         return replace(request.sampling, max_tokens=max(1, min(request.sampling.max_tokens, room)))
 
@@ -278,41 +299,6 @@ class Ingress(CorpusService):
                 for passage in entry.passages:
                     settle(entry.domain, passage.content_hash)
                 position = entry.position
-
-
-class _Remembered:
-    """A generation that is kept for the next turn of its conversation when it ends by itself."""
-
-    def __init__(
-        self,
-        generation: Generation,
-        ingress: Ingress,
-        tenant: TenantId,
-        request: AnswerRequest,
-        prompt: Prompt,
-    ) -> None:
-        self._generation = generation
-        self._ingress = ingress
-        self._tenant = tenant
-        self._request = request
-        self._prompt = prompt
-        self._text: list[str] = []
-        self._ids: list[int] = []
-
-    def __aiter__(self) -> AsyncIterator[TokenDelta]:
-        return self
-
-    async def __anext__(self) -> TokenDelta:
-        delta = await anext(self._generation)
-        self._text.append(delta.text)
-        self._ids.extend(delta.token_ids)
-        # a stop string cuts text that the ids still hold: such an answer is not kept
-        if delta.finish_reason is not None and not self._request.sampling.stop:
-            self._ingress.remember(self._tenant, self._request, self._prompt, "".join(self._text), self._ids)
-        return delta
-
-    async def aclose(self) -> None:
-        await self._generation.aclose()
 
 
 def _inline(document: InlineDocument, domain: DomainTag) -> ScoredPassage:
