@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from mygo.errors import BadRequest, NotFound
 from mygo.types import RequestId, TenantId
 
 B = TypeVar("B", bound=BaseModel)
+
+INLINE_BYTES = 256 * 2**10
+"""Bodies up to this size are parsed on the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,11 @@ def request_id_of(request: Request) -> RequestId:
 
 
 async def body_of(request: Request, model: type[B]) -> B:
-    return parse_json(model, await request.body())
+    raw = await request.body()
+    if len(raw) < INLINE_BYTES:
+        return parse_json(model, raw)
+    # long enough to hold up other requests' tokens
+    return await asyncio.to_thread(parse_json, model, raw)
 
 
 def json_response(

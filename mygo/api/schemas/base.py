@@ -58,7 +58,7 @@ class Body(BaseModel):
                         code="unsupported_parameter",
                     )
                 continue
-            near = difflib.get_close_matches(name, type(self).model_fields, n=1)
+            near = difflib.get_close_matches(name[:_MAX_SHOWN_CHARS], type(self).model_fields, n=1)
             hint = f"did you mean {near[0]}?" if near else "remove it"
             raise BadRequest(
                 f"unknown parameter {_short(name)}: {hint}", param=name, code="unknown_parameter"

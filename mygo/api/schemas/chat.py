@@ -11,6 +11,7 @@ from mygo.api.schemas.rag import (
     ENGINE_FIELDS,
     ENGINE_NEUTRAL,
     IGNORED,
+    MAX_MESSAGES,
     DocumentOrder,
     FilterPart,
     RankingOptions,
@@ -19,6 +20,8 @@ from mygo.api.schemas.rag import (
 )
 
 _NO_TOOLS = "chat completions call no tools; name documents with vector_store_ids, or use /v1/responses"
+
+MAX_DOCUMENTS = 4096
 
 Stops = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(one_or_many)]
 
@@ -43,7 +46,7 @@ class StreamOptions(Part):
 
 class ChatBody(Body):
     model: str
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
@@ -63,7 +66,7 @@ class ChatBody(Body):
 
     # MyGO's own
     vector_store_ids: list[str] | None = None
-    documents: list[Document] | None = None
+    documents: list[Document] | None = Field(default=None, max_length=MAX_DOCUMENTS)
     top_k: int | None = Field(default=None, ge=1)
     """Passages to retrieve; of ``documents``, how many to use."""
     filters: FilterPart | None = None

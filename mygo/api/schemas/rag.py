@@ -18,7 +18,11 @@ class TextPart(Part):
     text: str
 
 
-TextParts = Annotated[list[TextPart], BeforeValidator(text_parts)]
+# A body of the largest allowed size can hold a million of these, whose validation takes a minute.
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+
+TextParts = Annotated[list[TextPart], BeforeValidator(text_parts), Field(max_length=MAX_PARTS)]
 """Message content; a string counts as one part, null as none."""
 
 

@@ -12,6 +12,7 @@ from mygo.api.schemas.rag import (
     ENGINE_FIELDS,
     ENGINE_NEUTRAL,
     IGNORED,
+    MAX_MESSAGES,
     DocumentOrder,
     FilterPart,
     RankingOptions,
@@ -62,7 +63,11 @@ class ResponseStreamOptions(Part):
 
 class ResponseBody(Body):
     model: str
-    input: Annotated[list[InputMessage], BeforeValidator(_input_items), Field(min_length=1)]
+    input: Annotated[
+        list[InputMessage],
+        BeforeValidator(_input_items),
+        Field(min_length=1, max_length=MAX_MESSAGES),
+    ]
     instructions: str | None = None
     tools: list[FileSearchTool] | None = Field(default=None, max_length=1)
     include: list[str] | None = None

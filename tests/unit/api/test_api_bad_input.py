@@ -325,3 +325,29 @@ def test_no_body_causes_anything_but_a_bad_request(model, fields):
             body.filters.to_filter()
     except BadRequest as error:
         assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "param"),
+    [
+        (ChatBody, {"model": MODEL, "messages": HELLO * 300_000}, "messages"),
+        (
+            ChatBody,
+            {
+                "model": MODEL,
+                "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 300_000}],
+            },
+            "messages[0].content",
+        ),
+        (ChatBody, CHAT | {"documents": [{"id": "1", "text": "x"}] * 300_000}, "documents"),
+        (ResponseBody, {"model": MODEL, "input": HELLO * 300_000}, "input"),
+        (ChatBody, CHAT | {"q" * 10_000_000: 1}, "q" * 10_000_000),
+    ],
+)
+def test_body_is_refused_soon_when_it_holds_very_many_things(model, body, param) -> None:
+    raw = json.dumps(body).encode()
+    began_s = time.perf_counter()
+    with pytest.raises(BadRequest) as refusal:
+        parse_json(model, raw)
+    assert refusal.value.param == param
+    assert time.perf_counter() - began_s < QUICK_S / 2
