@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from mygo.api.service import (
     StoreView,
 )
 from mygo.corpus import File, PageRequest, Store, StoreFile, StoreFileStatus, StoreUsage
+from mygo.errors import NotFound
 from mygo.serve.calls import reply
 from mygo.types import PUBLIC, StoreId, TenantId
 
@@ -46,7 +48,11 @@ class CorpusService:
 
     async def stores(self, tenant: TenantId, page: Page) -> Listing[StoreView]:
         stores, has_more = await self._catalog("list_stores", tenant, _page(page))
-        return Listing(tuple([await self._store_view(tenant, store) for store in stores]), has_more)
+        views: list[StoreView] = []
+        for store in stores:
+            with contextlib.suppress(NotFound):  # deleted since it was listed
+                views.append(await self._store_view(tenant, store))
+        return Listing(tuple(views), has_more)
 
     async def delete_store(self, tenant: TenantId, store_id: StoreId) -> None:
         await self._catalog("delete_store", tenant, store_id)
