@@ -94,6 +94,9 @@ def find_files(paths: Iterable[Path]) -> tuple[list[LocalFile], dict[str, str]]:
             except OSError as error:
                 skipped[name] = f"cannot be read ({error.strerror})"
                 continue
+            if name in found and found[name].path.resolve() != path.resolve():
+                skipped[str(path)] = f"{found[name].path} is called {name} too; ingest their common folder"
+                continue
             digest = hashlib.sha256(content).hexdigest()
             found[name] = LocalFile(name, path, len(content), digest)
     return list(found.values()), skipped

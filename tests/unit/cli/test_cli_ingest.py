@@ -103,3 +103,13 @@ def test_find_files_takes_a_file_when_it_is_named_itself(tmp_path: Path) -> None
 def test_find_files_refuses_a_path_when_it_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="no such file or folder"):
         find_files([tmp_path / "nothing"])
+
+
+def test_files_are_named_as_skipped_when_another_has_their_name(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "readme.md").write_text(folder)
+    first, second = tmp_path / "a" / "readme.md", tmp_path / "b" / "readme.md"
+    found, skipped = find_files([first, first, second])
+    assert [file.path for file in found] == [first]
+    assert list(skipped) == [str(second)] and "common folder" in skipped[str(second)]
