@@ -25,6 +25,8 @@ logger = logging.getLogger("mygo")
 
 Progress = Callable[[str, str], None]
 OBJECT_STORE_BYTES = 256 * 2**20
+PROXY_GRACE_S = 10.0
+"""How much later than the ingress the proxy ends a request: only the ingress says why."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,19 +67,21 @@ def _serve(config: Config, progress: Progress, stop: threading.Event) -> None:
     progress("models", "finding or converting the models")
     paths = app.resolve_models(config)
     progress("ray", "starting Ray" if config.cluster.ray_address is None else "joining Ray")
+    watch = threading.Thread(target=_tell, args=(config, progress, stop), daemon=True)
     try:
         start(config)
         application = app.build(config, paths)
         progress("deploy", "starting workers, shards and ingress")
-        watch = threading.Thread(target=_tell, args=(config, progress, stop), daemon=True)
         watch.start()
         serve.run(application, name=config.cluster.name, route_prefix="/")
         stop.wait()
-        # a status call after the shutdown would start another Ray
-        watch.join()
         progress("stopping", "draining")
+        watch.join()
         serve.shutdown()
     finally:
+        stop.set()
+        if watch.is_alive():  # a status call after the shutdown would start another Ray
+            watch.join()
         ray.shutdown()
         progress("stopped", "")
 
@@ -92,7 +96,7 @@ def start(config: Config) -> None:
         http_options={
             "host": config.http.host,
             "port": config.http.port,
-            "request_timeout_s": config.http.request_timeout_s,
+            "request_timeout_s": config.http.request_timeout_s + PROXY_GRACE_S,
         }
     )
 
