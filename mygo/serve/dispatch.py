@@ -44,6 +44,8 @@ FOLLOW_INTERVAL_S = 0.2
 what this ingress sent it knows by itself."""
 SETTLE_S = 1.0
 """How long a finished request's path still counts as held: its worker's last report is on its way."""
+MAX_ANNOUNCED = 4096
+"""Announcements kept for a directory that is away; older ones time out there by themselves."""
 DEAD_S = 10.0
 """How long a lost worker is passed by; the directory has forgotten it long before."""
 WORKER_WAIT_S = 30.0
@@ -132,11 +134,12 @@ class Dispatcher:
         has_siblings = self._config.http.ingress_replicas > 1
         announced: tuple[Announcement, ...] = ()
         while True:
-            # what a directory that is away did not hear is told again
-            announced += self.directory.announcements()
+            fresh = self.directory.announcements()
+            if has_siblings:  # what a directory that is away did not hear is told again
+                announced = (announced + fresh)[-MAX_ANNOUNCED:]
             try:
                 changes = await self._remote_directory.sync.remote(
-                    self.directory.version, announced if has_siblings else (), FOLLOW_WAIT_S
+                    self.directory.version, announced, FOLLOW_WAIT_S
                 )
             except asyncio.CancelledError:
                 raise
@@ -147,7 +150,6 @@ class Dispatcher:
                 continue
             announced = ()
             self.directory.follow(changes)
-            self.directory.expire(self._clock())
             self._reservations.mirror(self.directory.siblings(), self._clock())
             if not has_siblings:  # siblings must hear of a dispatch at once; alone, we know our own
                 await asyncio.sleep(FOLLOW_INTERVAL_S)
@@ -196,6 +198,8 @@ class Dispatcher:
         self, request: GenerateRequest, prompt: Prompt, text: str, exclude: frozenset[WorkerId]
     ) -> Route:
         now_s = self._clock()
+        # here, since the directory may be away: what was sent long ago counts no more, and is let go
+        self.directory.expire(now_s)
         first = prompt.segments[0]
         documents = [s.key for s in prompt.segments if s.kind is SegmentKind.DOCUMENT]
         asked = RouteRequest(

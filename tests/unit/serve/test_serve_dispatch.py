@@ -1,0 +1,173 @@
+"""Requests find a worker, leave nothing behind, and survive the loss of one before the first token."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from mygo.config import Config, RoutingConfig
+from mygo.directory import Directory
+from mygo.errors import BadRequest, Unavailable, WorkerLost
+from mygo.serve.calls import pack
+from mygo.serve.dispatch import DEAD_S, SETTLE_S, Dispatcher
+from mygo.types import (
+    PUBLIC,
+    GenerateRequest,
+    ProfileGrid,
+    Prompt,
+    RequestId,
+    Sampling,
+    Segment,
+    SegmentKey,
+    SegmentKind,
+    TokenDelta,
+    WorkerId,
+    WorkerInfo,
+)
+
+A, B = WorkerId("a"), WorkerId("b")
+PROMPT = Prompt((Segment(SegmentKind.SYSTEM, tuple(range(64)), SegmentKey("0" * 32), PUBLIC),))
+TOKENS = [TokenDelta("x", (1,)), TokenDelta("y", (2,), finish_reason="stop")]
+Script = list[TokenDelta | BaseException]
+
+
+class Stream:
+    """What a worker streams: deltas, and errors where they come; waits for ever when it is over early."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = iter(script)
+        self.cancelled = False
+
+    async def __anext__(self) -> bytes:
+        await asyncio.sleep(0)
+        step = next(self._script, None)
+        if step is None:
+            await asyncio.get_running_loop().create_future()
+        if isinstance(step, BaseException):
+            raise step
+        assert isinstance(step, TokenDelta)
+        return pack(step)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Cluster:
+    """Two workers that do as ``scripts`` say, and a directory that knows them."""
+
+    def __init__(self, scripts: Callable[[WorkerId], Script], *, retries: int = 3) -> None:
+        self.now_s = 100.0
+        self.streams: dict[WorkerId, Stream] = {}
+        self.forgotten: list[WorkerId] = []
+        workers: Any = type("Workers", (), {"options": lambda self, stream: self, "generate": self})()
+        directory: Any = type("Directory", (), {"forget": type("M", (), {"remote": self.forgotten.append})})()
+        self._scripts = scripts
+        config = Config(routing=RoutingConfig(retries=retries))
+        self.dispatcher = Dispatcher(
+            config, workers, directory, rng=random.Random(0), clock=lambda: self.now_s
+        )
+        known = Directory("test")
+        grid = ProfileGrid((0,), (32, 64), ((0.1, 0.2),))
+        for name in (A, B):
+            known.join(WorkerInfo(name, "epoch", "m", 32, 4096, 2048, grid))
+        self.dispatcher.directory.follow(known.snapshot())
+
+    def remote(self, request: GenerateRequest, *, worker: WorkerId) -> Stream:
+        self.streams[worker] = Stream(self._scripts(worker))
+        return self.streams[worker]
+
+    async def start(self, name: str = "r") -> Any:
+        request = GenerateRequest(RequestId(name), PROMPT.token_ids, (), Sampling(max_tokens=4))
+        return await self.dispatcher.start(request, PROMPT, "")
+
+    def open_requests(self) -> int:
+        book = self.dispatcher._reservations
+        return sum(book.open_requests(worker, self.now_s) for worker in (A, B))
+
+
+def test_start_tries_another_worker_when_one_dies_before_the_first_token() -> None:
+    async def run() -> None:
+        first: list[WorkerId] = []
+
+        def scripts(worker: WorkerId) -> Script:
+            first.append(worker)
+            return [ActorDiedError()] if len(first) == 1 else [*TOKENS, StopAsyncIteration()]
+
+        cluster = Cluster(scripts)
+        generation = await cluster.start()
+        assert [delta.text async for delta in generation] == ["x", "y"]
+        assert generation.attempts == 2 and len(set(first)) == 2
+        assert cluster.forgotten == first[:1] and cluster.open_requests() == 0
+
+    asyncio.run(run())
+
+
+def test_start_raises_the_refusal_at_once_when_the_request_is_wrong() -> None:
+    async def run() -> None:
+        refusal = RayTaskError("generate", "traceback", BadRequest("too long")).as_instanceof_cause()
+        cluster = Cluster(lambda worker: [refusal])
+        with pytest.raises(BadRequest, match="too long"):
+            await cluster.start()
+        assert len(cluster.streams) == 1 and not cluster.forgotten and cluster.open_requests() == 0
+
+    asyncio.run(run())
+
+
+def test_stream_ends_as_lost_when_its_worker_dies_after_the_first_token() -> None:
+    async def run() -> None:
+        cluster = Cluster(lambda worker: [TOKENS[0], ActorDiedError()])
+        generation = await cluster.start()
+        with pytest.raises(WorkerLost):
+            [delta async for delta in generation]
+        assert len(cluster.forgotten) == 1 and cluster.open_requests() == 0
+
+    asyncio.run(run())
+
+
+def test_lost_worker_is_asked_again_when_the_directory_goes_on_knowing_it() -> None:
+    async def run() -> None:
+        cluster = Cluster(lambda worker: [ActorDiedError()], retries=1)
+        with pytest.raises(Unavailable):
+            await cluster.start("first")
+        assert set(cluster.streams) == {A, B}
+        cluster._scripts = lambda worker: [*TOKENS, StopAsyncIteration()]
+        cluster.now_s += DEAD_S
+        assert (await cluster.start("second")).attempts == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_nothing_is_left_when_the_client_goes_away(begun: bool) -> None:
+    async def run() -> None:
+        cluster = Cluster(lambda worker: [TOKENS[0]] if begun else [])
+        if begun:
+            generation = await cluster.start()
+            await generation.aclose()
+        else:
+            waiting = asyncio.create_task(cluster.start())
+            await asyncio.sleep(0.01)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        (stream,) = cluster.streams.values()
+        assert stream.cancelled and not cluster.forgotten and cluster.open_requests() == 0
+
+    asyncio.run(run())
+
+
+def test_finished_requests_are_let_go_when_the_directory_is_away() -> None:
+    async def run() -> None:
+        cluster = Cluster(lambda worker: [TOKENS[1], StopAsyncIteration()])
+        for number in range(50):  # nobody runs follow()
+            generation = await cluster.start(str(number))
+            assert [delta.text async for delta in generation] == ["y"]
+            cluster.now_s += SETTLE_S
+        assert len(cluster.dispatcher.directory._view.dispatches) <= 2
+
+    asyncio.run(run())
