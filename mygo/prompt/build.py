@@ -29,6 +29,8 @@ from mygo.types import (
 
 _GAP = "\n\n"
 """Between documents and a question in the same message."""
+_REMEMBERED_CHARS = 20_000
+"""Longest document whose ids are remembered: clients may send documents of megabytes, once each."""
 
 
 class PromptBuilder:
@@ -161,7 +163,9 @@ class PromptBuilder:
         """Without a rank number: its ids must not change when it is ranked elsewhere."""
         passage = scored.passage
         source = f"Source: {passage.filename}\n" if passage.filename else ""
-        return Document(scored, self._document_ids(f"{_GAP}{source}{passage.text.strip()}"))
+        text = f"{_GAP}{source}{passage.text.strip()}"
+        encode = self._document_ids if len(text) <= _REMEMBERED_CHARS else self._encoder.text
+        return Document(scored, encode(text))
 
     def _question(self, turn: TurnLayout, message: Message, *, after_documents: bool) -> tuple[int, ...]:
         gap = self._encoder.literal(_GAP if after_documents else "")

@@ -345,3 +345,11 @@ def test_appended_keeps_the_answer_whole_when_it_was_cut_by_length() -> None:
     longer = BUILDERS["chatml"].appended(Earlier(prompt, ids), messages, [], domain=ALICE)
     assert longer is not None
     assert next(s for s in longer.segments if s.kind is SegmentKind.ANSWER).token_ids == ids
+
+
+def test_long_document_is_laid_out_but_not_remembered() -> None:
+    builder = make_builder(next(iter(TEMPLATES)))
+    remembered = builder._document_ids.cache_info  # type: ignore[attr-defined]
+    for text, size in (("short " * 10, 1), ("long " * 10_000, 1)):
+        builder.documents_first([user("why?")], [passage(text)], domain=ALICE, max_tokens=1)
+        assert remembered().currsize == size
