@@ -6,6 +6,7 @@ Uses vLLM's public AsyncLLM interface only. What runs inside the engine process 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -53,18 +54,20 @@ class VllmEngine:
             prompt["cache_salt"] = request.spans[0].salt
         first = True
         try:
-            async for output in self._client.generate(prompt, _sampling_params(request), request.request_id):
-                completion = output.outputs[0]
-                prefill = _prefill_stats(output) if first else None
-                if completion.token_ids or completion.text or completion.finish_reason:
-                    first = False
-                    yield TokenDelta(
-                        text=completion.text,
-                        token_ids=tuple(completion.token_ids),
-                        finish_reason=completion.finish_reason,
-                        prefill=prefill,
-                        logprobs=_logprobs(completion, request.sampling.logprobs),
-                    )
+            outputs = self._client.generate(prompt, _sampling_params(request), request.request_id)
+            async with contextlib.aclosing(outputs):  # at once, not when it happens to be collected
+                async for output in outputs:
+                    completion = output.outputs[0]
+                    prefill = _prefill_stats(output) if first else None
+                    if completion.token_ids or completion.text or completion.finish_reason:
+                        first = False
+                        yield TokenDelta(
+                            text=completion.text,
+                            token_ids=tuple(completion.token_ids),
+                            finish_reason=completion.finish_reason,
+                            prefill=prefill,
+                            logprobs=_logprobs(completion, request.sampling.logprobs),
+                        )
         except EngineDeadError as error:
             raise Unavailable("the engine died; the request can be sent again") from error
         except ValueError as error:
