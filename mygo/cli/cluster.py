@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,9 +61,13 @@ def start(config: Config, config_path: Path | None) -> ServerState:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return state.remember(
-        name, process.pid, url=url_of(config), config=_absolute(config_path), log=log, progress=progress
-    )
+    try:
+        return state.remember(
+            name, process.pid, url=url_of(config), config=_absolute(config_path), log=log, progress=progress
+        )
+    except BaseException:  # `mygo down` could not find it
+        process.terminate()
+        raise
 
 
 def become_server(config: Config, config_path: Path | None) -> None:
@@ -122,7 +127,8 @@ def stop(server: ServerState, grace_s: float = STOP_GRACE_S) -> Stopped:
         state.forget(server.name)
         return Stopped(server.name, 0, 0.0)
     family = {server.pid: server.start_ticks} | state.descendants(server.pid)
-    os.kill(server.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server.pid, signal.SIGTERM)
     while server.alive and time.monotonic() - began_s < grace_s:
         family |= state.descendants(server.pid)
         time.sleep(0.2)
@@ -131,8 +137,9 @@ def stop(server: ServerState, grace_s: float = STOP_GRACE_S) -> Stopped:
     killed = 0
     for pid, ticks in family.items():
         if state.start_ticks(pid) == ticks:
-            os.kill(pid, signal.SIGKILL)
-            killed += 1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
     _wait_gone(family, _FOLLOW_S)
     state.forget(server.name)
     return Stopped(server.name, killed, time.monotonic() - began_s)

@@ -13,7 +13,8 @@ import pytest
 
 from mygo.cli import cluster, state
 from mygo.cli.client import find_url, pick_server
-from mygo.errors import BadRequest, NotFound, Unavailable
+from mygo.config import Config
+from mygo.errors import BadRequest, ConfigError, NotFound, Unavailable
 
 MEEK = "import time; print('up', flush=True); time.sleep(60)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {MEEK}"
@@ -160,3 +161,20 @@ def test_start_ticks_are_none_when_only_a_zombie_is_left() -> None:
     assert Path(f"/proc/{process.pid}").exists()
     assert state.start_ticks(process.pid) is None
     process.wait()
+
+
+def test_start_leaves_nothing_running_when_its_state_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def refuse(name: str, pid: int, **_: object) -> state.ServerState:
+        started.append(pid)
+        raise ConfigError("the disk is full")
+
+    monkeypatch.setattr(cluster, "_command", lambda *_: [sys.executable, "-c", MEEK])
+    monkeypatch.setattr(state, "remember", refuse)
+    with pytest.raises(ConfigError, match="full"):
+        cluster.start(Config(), None)
+    deadline_s = time.monotonic() + 20
+    while state.start_ticks(started[0]) is not None:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
