@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name, (_, meaning) in STEPS.items():
             console.print(f"{name:20} {meaning}")
         return 0
+    # a terminated run stops its clusters, as an interrupted one does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = ROOT / revision()
     chosen = options.only or list(STEPS)
     console.print(f"results in {folder}")

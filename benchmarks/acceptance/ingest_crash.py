@@ -20,7 +20,7 @@ import openai
 
 from benchmarks import processes
 from benchmarks.acceptance.step import Outcome, Say
-from benchmarks.cluster import Cluster, running_cluster, start_cluster
+from benchmarks.cluster import Cluster, running_cluster
 
 FILES = 90
 CRASHES = 2
@@ -47,13 +47,13 @@ def run(folder: Path, say: Say) -> Outcome:
     crashes: list[dict[str, int]] = []
     problems: list[str] = []
     for crash in range(1, CRASHES + 1):
-        cluster = start_cluster(folder / "cluster")
-        if not store_id:
-            store_id = cluster.client().vector_stores.create(name="crash").id
-        problems += _verify(cluster, store_id, book)
-        target = crash * FILES // (CRASHES + 1)
-        killed = _ingest(cluster, store_id, book, kill_at=target)
-        cluster.process.wait()
+        with running_cluster(folder / "cluster") as cluster:
+            if not store_id:
+                store_id = cluster.client().vector_stores.create(name="crash").id
+            problems += _verify(cluster, store_id, book)
+            target = crash * FILES // (CRASHES + 1)
+            killed = _ingest(cluster, store_id, book, kill_at=target)
+            cluster.process.wait()
         crashes.append({"processes": killed, "uploaded": len(book.uploaded), "attached": len(book.attached)})
         say(f"crash {crash}: {killed} processes killed with {len(book.attached)} of {FILES} files attached")
     with running_cluster(folder / "cluster") as cluster:
