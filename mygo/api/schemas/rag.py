@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -46,11 +47,11 @@ class FilterPart(Part):
         elif not self.key:
             raise ValueError(f"a filter of type {self.type!r} needs a key")
         elif self.type in ("in", "nin"):
-            if not isinstance(self.value, list) or not all(_is_scalar(each) for each in self.value):
+            if not isinstance(self.value, list) or not all(is_scalar(each) for each in self.value):
                 raise ValueError(
                     f"a filter of type {self.type!r} needs a list of strings or numbers as value"
                 )
-        elif not _is_scalar(self.value):
+        elif not is_scalar(self.value):
             raise ValueError(f"a filter of type {self.type!r} needs a string, number or boolean as value")
         return self
 
@@ -65,8 +66,9 @@ class FilterPart(Part):
         return Comparison(self.key or "", self.type, value)  # type: ignore[arg-type]
 
 
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, str | int | float)
+def is_scalar(value: object) -> bool:
+    """Text, a boolean, or a number that JSON can hold: NaN and Infinity could not be sent back."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 class RankingOptions(Part):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mygo.api.schemas.base import Body, Part, one_or_many
-from mygo.api.schemas.rag import FilterPart, RankingOptions
+from mygo.api.schemas.rag import FilterPart, RankingOptions, is_scalar
 from mygo.api.service import Page
 
 _CHUNKING = "chunks are cut alike in the whole deployment (corpus.chunk_tokens); leave it out, or send 'auto'"
@@ -21,7 +21,7 @@ Metadata = Annotated[dict[Key, Annotated[str, Field(max_length=512)]], Field(max
 
 def _are_scalars(value: dict[str, object]) -> dict[str, object]:
     for key, each in value.items():
-        if not isinstance(each, str | int | float):
+        if not is_scalar(each):
             raise ValueError(f"attribute {key!r} must be a string, number or boolean")
         if isinstance(each, str) and len(each) > 512:
             raise ValueError(f"attribute {key!r} is longer than 512 characters")

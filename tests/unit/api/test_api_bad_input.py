@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mygo.api.schemas.base import Body, parse_json
 from mygo.api.schemas.chat import ChatBody
 from mygo.api.schemas.responses import ResponseBody
-from mygo.api.schemas.stores import BatchBody, SearchBody, StoreBody
+from mygo.api.schemas.stores import AttachBody, BatchBody, SearchBody, StoreBody
 from mygo.errors import BadRequest
 
 MODEL = "smollm2-135m-instruct"
@@ -351,3 +351,16 @@ def test_body_is_refused_soon_when_it_holds_very_many_things(model, body, param)
         parse_json(model, raw)
     assert refusal.value.param == param
     assert time.perf_counter() - began_s < QUICK_S / 2
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        (AttachBody, '{"file_id": "file-1", "attributes": {"year": %s}}'),
+        (SearchBody, '{"query": "x", "filters": {"type": "eq", "key": "year", "value": %s}}'),
+    ],
+)
+def test_number_is_refused_when_json_could_not_send_it_back(model, body, number) -> None:
+    with pytest.raises(BadRequest):
+        parse_json(model, (body % number).encode())
