@@ -58,7 +58,8 @@ class HttpConfig(_Section):
     request_timeout_s: float = Field(default=600.0, gt=0)
     """A request that takes longer is ended."""
     ingress_replicas: int = Field(default=1, ge=1)
-    """Processes that serve HTTP, build prompts and route."""
+    """Processes that serve HTTP, build prompts and route. Each remembers responses and file batches by
+    itself: with more than one, `previous_response_id` and polling a file batch may answer 404."""
 
     @field_validator("api_keys")
     @classmethod
@@ -159,7 +160,7 @@ class PromptConfig(_Section):
     """`retrieval`: as ranked. `cache`: down the cached tree first. A request may choose."""
     default_max_tokens: int = Field(default=256, ge=1)
     """Longest answer of requests that do not say."""
-    conversations: int = Field(default=10_000, ge=0)
+    conversations: int = Field(default=2_000, ge=0)
     """Earlier answers that are remembered as ids, so that a next turn can append."""
 
 

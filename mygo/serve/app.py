@@ -94,4 +94,5 @@ def _light(part: type, name: str, *, replicas: int = 1) -> Deployment:
         num_replicas=replicas,
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=10_000,
+        graceful_shutdown_timeout_s=5.0,
     )

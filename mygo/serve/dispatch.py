@@ -39,6 +39,7 @@ from mygo.types import (
 logger = logging.getLogger(__name__)
 
 FOLLOW_WAIT_S = 5.0
+FOLLOW_WITH_SIBLINGS_S = 0.02
 FOLLOW_INTERVAL_S = 0.2
 """Pause between two updates from the directory. A call between replicas costs milliseconds of CPU, and
 what this ingress sent it knows by itself."""
@@ -149,10 +150,15 @@ class Dispatcher:
                 await asyncio.sleep(0.5)
                 continue
             announced = ()
-            self.directory.follow(changes)
-            self._reservations.mirror(self.directory.siblings(), self._clock())
-            if not has_siblings:  # siblings must hear of a dispatch at once; alone, we know our own
-                await asyncio.sleep(FOLLOW_INTERVAL_S)
+            try:
+                self.directory.follow(changes)
+                self._reservations.mirror(self.directory.siblings(), self._clock())
+            except Exception:
+                # a bug, but a view that no longer follows would be stale for ever: begin anew
+                logger.exception("cannot apply the directory's changes, asking for everything")
+                self.directory = Replica()
+            # siblings must hear of a dispatch soon; alone, we know our own
+            await asyncio.sleep(FOLLOW_WITH_SIBLINGS_S if has_siblings else FOLLOW_INTERVAL_S)
 
     def price_s(self, prompt: Prompt) -> float:
         """Predicted seconds to the first token on the best worker; used to compare layouts.
@@ -179,8 +185,8 @@ class Dispatcher:
                 first = unpack(await anext(stream))
             except BaseException as error:
                 self._over(request.request_id, route.worker, is_loss(error))
+                stream.cancel()  # also when lost: a worker that is only out of reach must not compute on
                 if not is_loss(error):
-                    stream.cancel()
                     raise cause(error) from error
                 logger.warning("worker %s lost before the first token: %r", route.worker, error)
                 tried.add(route.worker)

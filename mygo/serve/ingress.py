@@ -148,15 +148,19 @@ class Ingress(CorpusService):
             prompt,
             _text(request, prompt),
         )
-        self._measure(generation, prompt, retrieval_s, time.perf_counter() - arrived_s, found.degraded)
-        head = AnswerHead(
-            prompt_token_ids=prompt.token_ids,
-            route=generation.route,
-            retrieval_s=retrieval_s,
-            citations=tuple(Hit.of(scored, found.attributes_of(scored)) for scored in prompt.citations),
-            dropped=tuple(Hit.of(ScoredPassage(passage, 0.0)) for passage in prompt.dropped),
-            degraded=found.degraded,
-        )
+        try:
+            self._measure(generation, prompt, retrieval_s, time.perf_counter() - arrived_s, found.degraded)
+            head = AnswerHead(
+                prompt_token_ids=prompt.token_ids,
+                route=generation.route,
+                retrieval_s=retrieval_s,
+                citations=tuple(Hit.of(scored, found.attributes_of(scored)) for scored in prompt.citations),
+                dropped=tuple(Hit.of(ScoredPassage(passage, 0.0)) for passage in prompt.dropped),
+                degraded=found.degraded,
+            )
+        except BaseException:
+            await generation.aclose()
+            raise
         return Answer(head, AnswerStream(generation, partial(self._ended, tenant, request, prompt)))
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> SearchResult:
@@ -180,9 +184,12 @@ class Ingress(CorpusService):
     async def _lay_out(
         self, tenant: TenantId, request: AnswerRequest, passages: list[ScoredPassage]
     ) -> Prompt:
-        """Documents first, or appended to the conversation so far: whichever is predicted to be sooner."""
+        """Documents first, or appended to the conversation so far: whichever drops fewer passages, then
+        whichever is predicted to be sooner."""
         messages = [Message(message.role, message.text) for message in request.messages]
         earlier = self._conversations.recall(tenant, messages[:-1], stores=_searched(request))
+        if earlier is not None and not _sent_again(earlier, passages):
+            earlier = None
         if _chars(request) < INLINE_CHARS:
             fresh, appended = self._layouts(tenant, request, passages, messages, earlier)
         else:  # tokenizing this takes long enough to hold up other requests' tokens
@@ -208,7 +215,9 @@ class Ingress(CorpusService):
         """(documents first, appended to ``earlier``). May run in a thread, so it changes nothing."""
         domain = DomainTag(tenant)
         order = self._order(request)
-        max_tokens = request.sampling.max_tokens
+        # the default is a wish: it shrinks to what the context leaves, in place of refusing the prompt
+        asked = request.sampling.max_tokens
+        max_tokens = None if asked == self._config.prompt.default_max_tokens else asked
         fresh = self._builder.documents_first(
             messages, passages, domain=domain, max_tokens=max_tokens, order=order
         )
@@ -321,6 +330,19 @@ def _searched(request: AnswerRequest) -> tuple[Any, ...]:
         return ()
     filters = request.retrieval.filters
     return (*request.retrieval.store_ids, *([f"filter {filters!r}"] if filters else []))
+
+
+def _sent_again(earlier: Earlier, passages: Sequence[ScoredPassage]) -> bool:
+    """True if all inline documents of an earlier turn came with this one too.
+
+    Equal words do not make an equal conversation: two users of a tenant may begin alike over documents
+    of their own, and an appended turn shows the earlier ones to the model again.
+    """
+    now = {scored.passage.content_hash for scored in passages}
+    before = (segment.passage for segment in earlier.prompt.segments)
+    return all(
+        passage.content_hash in now for passage in before if passage is not None and passage.store_id is None
+    )
 
 
 def _chars(request: AnswerRequest) -> int:

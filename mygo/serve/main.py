@@ -7,6 +7,7 @@ A local Ray cluster lives and dies with this process.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -37,8 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     progress = _reporter(options.state)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    _stop_on_signals(stop)
     try:
         config = configs.load(options.config)
         prepare_environment(config)
@@ -74,6 +74,7 @@ def _serve(config: Config, progress: Progress, stop: threading.Event) -> None:
         progress("deploy", "starting workers, shards and ingress")
         watch.start()
         serve.run(application, name=config.cluster.name, route_prefix="/")
+        _stop_on_signals(stop)  # again: Ray put its own handlers there, which exit without draining
         stop.wait()
         progress("stopping", "draining")
         watch.join()
@@ -99,6 +100,11 @@ def start(config: Config) -> None:
             "request_timeout_s": config.http.request_timeout_s + PROXY_GRACE_S,
         }
     )
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
 
 
 def _tell(config: Config, progress: Progress, stop: threading.Event) -> None:
@@ -158,7 +164,8 @@ def _reporter(path: Path | None) -> Progress:
     def report(phase: str, detail: str) -> None:
         logger.info("%s: %s", phase, detail)
         if path is not None:
-            with path.open("a", encoding="utf-8") as file:
+            # a full disk must not end a server that serves
+            with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"phase": phase, "detail": detail}) + "\n")
 
     return report

@@ -22,6 +22,7 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from mygo.config import Config
 from mygo.directory import Applied
+from mygo.errors import Unavailable
 from mygo.serve import profiling
 from mygo.serve.calls import pack
 from mygo.serve.placement import cores_of
@@ -32,6 +33,7 @@ from mygo.vllm_plugin.settings import engine_arguments
 logger = logging.getLogger(__name__)
 
 ENGINE_CHECK_S = 0.1
+HELLO_S = 60.0
 HEARTBEAT_S = 1.0
 REPORT_INTERVAL_S = 0.2
 """Pause between two reports; what changes meanwhile travels as one."""
@@ -85,7 +87,13 @@ class Worker(LLMServer):  # type: ignore[misc]
             profiling.store(path, grid)
         await profiling.self_test(self._vllm.generate, self._vllm.vocabulary, 3 * model.block_tokens)
         await self._vllm.reset_cache()
-        hello = await self._receiver.hello()
+        try:
+            hello = await asyncio.wait_for(self._receiver.hello(), HELLO_S)
+        except TimeoutError:
+            raise Unavailable(
+                f"the engine started without MyGO's plugin: it said nothing in {HELLO_S:.0f} s; "
+                "check model.engine for a kv_transfer_config that replaces it"
+            ) from None
         return WorkerInfo(
             worker=self._worker,
             epoch=hello.epoch,
