@@ -87,9 +87,16 @@ CREATE VIEW attached_files AS
 """
 
 
-class Database:
-    """One connection behind one lock; several threads may use it, and several processes the file.
+class _Thread(threading.local):
+    connection: sqlite3.Connection | None = None
+    """Of the transaction or the reading that this thread is in; the innermost one."""
 
+
+class Database:
+    """One connection that writes, behind a lock, and as many that read as threads read at once.
+
+    Several threads may use it, and several processes the file. A reading waits for no writer, neither
+    of this process nor of another: in WAL mode it sees what was committed when it began.
     WAL with ``synchronous=FULL``: what a transaction committed survives a killed process and a lost
     power supply. SQLite's errors leave here as MygoErrors: OutOfSpace when the disk is full (the
     transaction left no trace), Unavailable when another process holds the file for too long or the
@@ -99,47 +106,84 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.RLock()
+        self._thread = _Thread()
+        self._writing = threading.RLock()
+        self._idle_readers: list[sqlite3.Connection] = []
+        self._closed = False
         with self._explained():
-            self._connection = sqlite3.connect(
-                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-        self._connection.row_factory = sqlite3.Row
+            self._writer = _connected(str(path))
         try:
             with self._explained():
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = FULL")
-                self._connection.execute("PRAGMA foreign_keys = ON")
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                self._writer.execute("PRAGMA synchronous = FULL")
+                self._writer.execute("PRAGMA foreign_keys = ON")
             self._ensure_schema()
         except BaseException:
-            self._connection.close()
+            self._writer.close()
             raise
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing. Inside another transaction of this thread it becomes part of that one."""
-        with self._lock, self._explained():
-            if self._connection.in_transaction:
-                yield self._connection
+        with self._writing, self._explained():
+            if self._writer.in_transaction:
+                yield self._writer
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._writer.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
+                with self._in_use(self._writer):
+                    yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:  # a full disk has rolled back by itself
-                    self._connection.execute("ROLLBACK")
+                if self._writer.in_transaction:  # a full disk has rolled back by itself
+                    self._writer.execute("ROLLBACK")
                 raise
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """For queries; sees what this thread's open transaction has written."""
-        with self._lock, self._explained():
-            yield self._connection
+        """For queries, which all see the same state; in a transaction of this thread, what it has written."""
+        with self._explained():
+            if self._thread.connection is not None:
+                yield self._thread.connection
+                return
+            reader = self._take_reader()
+            try:
+                reader.execute("BEGIN")
+                with self._in_use(reader):
+                    yield reader
+            finally:
+                self._give_back(reader)
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        """Waits for a transaction to end; what is being read is still read to its end."""
+        with self._writing:
+            self._closed = True
+            while self._idle_readers:
+                self._idle_readers.pop().close()
+            self._writer.close()  # the last one, as it alone can fold the WAL into the file
+
+    @contextmanager
+    def _in_use(self, connection: sqlite3.Connection) -> Iterator[None]:
+        around, self._thread.connection = self._thread.connection, connection
+        try:
+            yield
+        finally:
+            self._thread.connection = around
+
+    def _take_reader(self) -> sqlite3.Connection:
+        assert not self._closed, f"{self.path} was closed"
+        try:
+            return self._idle_readers.pop()
+        except IndexError:
+            return _connected(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)
+
+    def _give_back(self, reader: sqlite3.Connection) -> None:
+        if reader.in_transaction:
+            reader.execute("ROLLBACK")
+        if self._closed:
+            reader.close()
+        else:
+            self._idle_readers.append(reader)
 
     def _ensure_schema(self) -> None:
         with self.transaction() as connection:
@@ -185,6 +229,14 @@ class Database:
                         " mend its permissions or choose another cluster.data_dir"
                     ) from error
             raise
+
+
+def _connected(database: str, *, uri: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        database, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, uri=uri
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def is_out_of_space(error: OSError) -> bool:

@@ -46,6 +46,8 @@ class Librarian:
         self._library = Library(config.cluster.data_dir, chunker)
         self._secret = _cluster_secret(config.cluster.data_dir / "secret")
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus")
+        self._searches = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus-search")
+        """For what searches and shards ask: writers that wait for the disk may hold all other threads."""
         self._appended = asyncio.Event()
         self._work = asyncio.Event()
         self._work.set()
@@ -74,11 +76,11 @@ class Librarian:
     async def authorize(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> None:
         """Raise NotFound for the first store that does not exist for this tenant."""
         for store_id in store_ids:
-            await self._in_thread(self._library.catalog.get_store, tenant, store_id)
+            await self._for_searches(self._library.catalog.get_store, tenant, store_id)
 
     async def describe(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
         """The attributes of documents in stores; None for one that was deleted meanwhile."""
-        return await self._in_thread(self._library.catalog.attributes_of, documents)
+        return await self._for_searches(self._library.catalog.attributes_of, documents)
 
     async def applied(self, shard: int, position: int) -> None:
         """A shard says how far it has come; every second, also while it is busy embedding."""
@@ -89,7 +91,7 @@ class Librarian:
         deadline_s = time.monotonic() + wait_s
         while True:
             announced = self._appended
-            entries = await self._in_thread(self._library.journal.read, after, limit)
+            entries = await self._for_searches(self._library.journal.read, after, limit)
             left_s = deadline_s - time.monotonic()
             if entries or left_s <= 0:
                 return entries
@@ -99,8 +101,8 @@ class Librarian:
                 return []
 
     async def status(self) -> dict[str, int]:
-        position = await self._in_thread(self._library.journal.position)
-        pending = await self._in_thread(self._library.pending)
+        position = await self._for_searches(self._library.journal.position)
+        pending = await self._for_searches(self._library.pending)
         return {"position": position, "searchable": self._searchable(), "pending_files": len(pending)}
 
     def _searchable(self) -> int:
@@ -143,6 +145,9 @@ class Librarian:
     async def _in_thread(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+
+    async def _for_searches(self, read: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._searches, read, *args)
 
 
 def _cluster_secret(path: Path) -> bytes:

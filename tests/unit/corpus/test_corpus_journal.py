@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,14 @@ def test_append_leaves_no_trace_when_the_disk_is_full(tmp_path: Path) -> None:
     database = Database(tmp_path / "corpus.sqlite3")
     journal = Journal(database)
     put(journal, S1, A, "kept")
-    with database.reading() as connection:
+    with database.transaction() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite's own SQLITE_FULL
     before = journal.read()
     with pytest.raises(OutOfSpace, match=r"corpus\.sqlite3: the disk is full"):
         put(journal, S1, A, "x" * 100_000)
     assert journal.read() == before
-    with database.reading() as connection:
+    with database.transaction() as connection:
         connection.execute("PRAGMA max_page_count = 1000000")
     assert put(journal, S1, A, "x" * 100_000) == 3
     database.close()
@@ -190,9 +191,45 @@ def test_database_refuses_when_its_directory_is_missing(tmp_path: Path) -> None:
 
 
 def test_database_is_durable_on_commit(database: Database) -> None:
-    with database.reading() as connection:
+    with database.transaction() as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
+def test_reading_does_not_wait_when_another_process_or_thread_writes(
+    tmp_path: Path, database: Database, journal: Journal
+) -> None:
+    put(journal, S1, A, "one")
+    other_process = sqlite3.connect(tmp_path / "corpus.sqlite3", isolation_level=None)
+    other_process.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(2) as pool:
+        waits_for_the_other_process = pool.submit(put, journal, S1, B, "two")
+        try:
+            assert pool.submit(journal.position).result(timeout=5) == 1
+            assert not waits_for_the_other_process.done()
+        finally:
+            other_process.execute("ROLLBACK")
+            other_process.close()
+        assert waits_for_the_other_process.result(timeout=20) == 2
+        with database.transaction():
+            put(journal, S2, A, "three")
+            assert pool.submit(journal.position).result(timeout=5) == 2
+            assert journal.position() == 3  # its own
+        assert pool.submit(journal.position).result(timeout=5) == 3
+
+
+def test_reading_sees_one_state_when_a_commit_falls_into_it(database: Database, journal: Journal) -> None:
+    put(journal, S1, A, "one")
+    with ThreadPoolExecutor(1) as pool, database.reading():
+        assert journal.position() == 1
+        assert pool.submit(put, journal, S1, B, "two").result(timeout=20) == 2
+        assert journal.position() == 1
+    assert journal.position() == 2
+
+
+def test_reading_cannot_write(database: Database) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"), database.reading() as connection:
+        connection.execute("DELETE FROM live")
 
 
 def test_read_ends_early_when_the_texts_are_long(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

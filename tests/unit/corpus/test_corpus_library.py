@@ -84,13 +84,13 @@ def test_process_fails_the_file_when_we_have_a_bug(
 def test_process_leaves_the_file_pending_when_the_disk_is_full(library: Library) -> None:
     store = library.catalog.create_store(ACME).id
     file = attached(library, store, "the quick brown fox jumps over the lazy dog. " * 200)
-    with library._database.reading() as connection:
+    with library._database.transaction() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(OutOfSpace):
         library.process_next()
     assert library.journal.position() == 0 and [f.file_id for f in library.pending()] == [file]
-    with library._database.reading() as connection:
+    with library._database.transaction() as connection:
         connection.execute("PRAGMA max_page_count = 1000000")
     assert drain(library) == [StoreFileStatus.COMPLETED]
     assert library.journal.position() == 1
