@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mygo.types import ContentHash, ScoredPassage
+from mygo.types import ContentHash, DocId, ScoredPassage, StoreId
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class SearchResult:
     """The answer of all shards to one search."""
 
     passages: tuple[ScoredPassage, ...]
-    """Best first, every text at most once."""
+    """Best first, every text at most once per document."""
     missing_shards: tuple[int, ...] = ()
     """Shards that did not answer in time: what they hold is not considered."""
 
@@ -21,16 +21,18 @@ class SearchResult:
 def merge(rankings: Iterable[Iterable[ScoredPassage]], k: int) -> list[ScoredPassage]:
     """The best ``k`` of several rankings, best score first; the input order does not matter.
 
-    Passages with equal text (by content hash) count once, with their best score; equal scores are
-    ordered by document, chunk and store. If every input holds the best ``k`` *distinct* texts of
-    its part, the result is the best ``k`` distinct texts of the whole.
+    Equal passages (by content hash) of one document count once, with their best score. Copies in other
+    documents stay: which of them may be shown, only the caller knows. Equal scores are ordered by
+    document, chunk and store. If every input holds the best ``k`` of its part, the result is the best
+    ``k`` of the whole.
     """
     ranked = sorted((scored for ranking in rankings for scored in ranking), key=_rank)
-    best: dict[ContentHash, ScoredPassage] = {}
+    best: dict[tuple[StoreId | None, DocId, ContentHash], ScoredPassage] = {}
     for scored in ranked:
         if len(best) >= k:
             break
-        best.setdefault(scored.passage.content_hash, scored)
+        passage = scored.passage
+        best.setdefault((passage.store_id, passage.doc_id, passage.content_hash), scored)
     return list(best.values())
 
 

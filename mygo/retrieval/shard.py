@@ -124,7 +124,9 @@ class Shard:
     # --- look-ups ------------------------------------------------------------------------------
 
     def search(self, store_ids: Set[StoreId], vector: Vectors, k: int) -> list[ScoredPassage]:
-        """The best ``k`` distinct texts in the given stores, best first; fewer if there are fewer.
+        """The best ``k`` passages in the given stores, best first; fewer if there are fewer.
+
+        A text counts once per document, however often the document repeats it.
 
         ``vector``: float32 [dimensions], L2-normalised. Scores are recomputed from the vectors in
         double precision, so equal vectors score equally in every shard and index kind, and
@@ -227,7 +229,7 @@ class Shard:
 
 
 def _nearest(store: _Store, vector: Vectors, k: int) -> list[ScoredPassage]:
-    """A superset of the store's best ``k`` distinct texts (of the probed lists), all ties included."""
+    """A superset of the store's best ``k`` texts of documents (of the probed lists), all ties included."""
     fetched = min(k + _SPARE_CANDIDATES, len(store.index))
     while True:
         scores, rows = store.index.search(vector, fetched)
@@ -235,7 +237,8 @@ def _nearest(store: _Store, vector: Vectors, k: int) -> list[ScoredPassage]:
             break
         # what was not fetched scores at most scores[-1], give or take rounding
         clear = rows[scores > scores[-1] + _SCORE_NOISE]
-        if len({store.passages[row].content_hash for row in clear.tolist()}) >= k:
+        candidates = (store.passages[row] for row in clear.tolist())
+        if len({(passage.doc_id, passage.content_hash) for passage in candidates}) >= k:
             break
         fetched = min(4 * fetched, len(store.index))
     # row by row: a matrix product may round equal rows differently

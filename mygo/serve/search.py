@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ray.serve.handle import DeploymentHandle
@@ -13,7 +13,7 @@ from mygo.api.service import Attributes, Retrieval
 from mygo.config import Config
 from mygo.serve.calls import reply
 from mygo.serve.retriever import Retriever
-from mygo.types import DocId, ScoredPassage, StoreId, TenantId
+from mygo.types import ContentHash, DocId, ScoredPassage, StoreId, TenantId
 
 Document = tuple[StoreId | None, DocId]
 
@@ -45,7 +45,10 @@ class Searcher:
         self._retriever = Retriever(embedder, shards, config.retrieval.timeout_s)
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> Found:
-        """At most ``top_k`` passages, best first. Raises NotFound for a store that is not the tenant's."""
+        """At most ``top_k`` distinct texts, best first; of equal ones the first that may be shown.
+
+        Raises NotFound for a store that is not the tenant's.
+        """
         _, vector = await asyncio.gather(
             reply(self._librarian.authorize.remote(tenant, retrieval.store_ids), "librarian"),
             self._retriever.embed(query),
@@ -60,12 +63,12 @@ class Searcher:
                 for document, attributes in zip(documents, described, strict=True)
                 if attributes is not None
             }
-            kept = [
+            kept = _distinct_texts(
                 scored
                 for scored in retrieved.passages
                 if _document(scored) in live and _wanted(scored, live[_document(scored)], retrieval)
-            ]
-            # filters thin the result out: ask for more until it is full or there is no more
+            )
+            # filters and copies thin the result out: ask for more until it is full or there is no more
             exhausted = len(retrieved.passages) < asked or _below(retrieved.passages[-1], retrieval)
             if len(kept) >= retrieval.top_k or exhausted:
                 degraded = tuple(
@@ -77,6 +80,14 @@ class Searcher:
 
 def _document(scored: ScoredPassage) -> Document:
     return scored.passage.store_id, scored.passage.doc_id
+
+
+def _distinct_texts(ranked: Iterable[ScoredPassage]) -> list[ScoredPassage]:
+    """The first of each text. Only of what may be shown: a copy in another file has other attributes."""
+    first: dict[ContentHash, ScoredPassage] = {}
+    for scored in ranked:
+        first.setdefault(scored.passage.content_hash, scored)
+    return list(first.values())
 
 
 def _below(scored: ScoredPassage, retrieval: Retrieval) -> bool:

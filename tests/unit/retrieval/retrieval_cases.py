@@ -39,16 +39,17 @@ def embed(texts: Sequence[str], dimensions: int = DIMENSIONS) -> Vectors:
 
 
 def naive_search(held: Iterable[Passage], query: Vectors, k: int) -> list[ScoredPassage]:
-    """Score everything, sort, keep the first of each text."""
+    """Score everything, sort, keep the first of each text of a document."""
     scored = [
         ScoredPassage(p, float((embed([p.text])[0].astype(np.float64) * query).sum().clip(-1, 1)))
         for p in held
     ]
     scored.sort(key=lambda s: (-s.score, s.passage.doc_id, s.passage.index, s.passage.store_id or ""))
-    seen: set[ContentHash] = set()
+    seen: set[tuple[StoreId | None, DocId, ContentHash]] = set()
     distinct = []
     for s in scored:
-        if s.passage.content_hash not in seen:
-            seen.add(s.passage.content_hash)
+        text_of_document = (s.passage.store_id, s.passage.doc_id, s.passage.content_hash)
+        if text_of_document not in seen:
+            seen.add(text_of_document)
             distinct.append(s)
     return distinct[:k]

@@ -37,22 +37,35 @@ def test_merge_is_the_same_when_shards_answer_in_another_order(rankings, k, rand
 
 
 @given(rankings, st.integers(1, 10))
-def test_merge_keeps_the_best_of_each_text(rankings, k) -> None:
-    best: dict[str, float] = {}
+def test_merge_keeps_the_best_of_each_text_of_each_document(rankings, k) -> None:
+    def text_of_document(s: ScoredPassage) -> tuple[str, ...]:
+        return str(s.passage.store_id), s.passage.doc_id, s.passage.text
+
+    best: dict[tuple[str, ...], float] = {}
     for ranking in rankings:
         for s in ranking:
-            best[s.passage.text] = max(s.score, best.get(s.passage.text, -1.0))
+            best[text_of_document(s)] = max(s.score, best.get(text_of_document(s), -1.0))
     merged = merge(rankings, k)
     assert [s.score for s in merged] == sorted(best.values(), reverse=True)[:k]
-    assert all(s.score == best[s.passage.text] for s in merged)
-    assert len({s.passage.text for s in merged}) == len(merged)
+    assert all(s.score == best[text_of_document(s)] for s in merged)
+    assert len({text_of_document(s) for s in merged}) == len(merged)
 
 
-def test_merge_names_the_first_document_when_a_text_is_attached_twice() -> None:
+def test_merge_keeps_copies_in_other_documents_and_stores() -> None:
+    """Only the caller knows which of them may be shown."""
     merged = merge(
-        [[scored("b", 0, "same", 0.9)], [scored("a", 3, "same", 0.9), scored("a", 1, "x", 0.2)]], 5
+        [
+            [scored("b", 0, "same", 0.9), scored("b", 4, "same", 0.9)],
+            [scored("a", 3, "same", 0.9), scored("a", 1, "x", 0.2), scored("a", 3, "same", 0.9, "vs_b")],
+        ],
+        5,
     )
-    assert [(s.passage.doc_id, s.passage.index) for s in merged] == [("a", 3), ("a", 1)]
+    assert [(s.passage.store_id, s.passage.doc_id, s.passage.index) for s in merged] == [
+        ("vs_a", "a", 3),
+        ("vs_b", "a", 3),
+        ("vs_a", "b", 0),
+        ("vs_a", "a", 1),
+    ]
 
 
 def test_merge_of_nothing_is_empty() -> None:

@@ -90,14 +90,20 @@ ShardAgainstNaive.TestCase.settings = settings(max_examples=60, stateful_step_co
 test_shard_equals_naive_search_after_any_history = ShardAgainstNaive.TestCase
 
 
-def test_search_finds_k_texts_when_many_copies_of_the_best_would_fill_the_answer() -> None:
+def test_search_finds_k_texts_when_a_document_repeats_the_best_one() -> None:
     shard = make_shard()
-    for number in range(100):
-        put(shard, f"copy-{number:03}", "best")
-    put(shard, "other-1", "second")
-    put(shard, "other-2", "third")
-    assert len(found(shard, "best", 3)) == 3
-    assert found(shard, "best", 3)[0] == ("copy-000", 0)
+    put(shard, "file", *["best"] * 100, "second", "third")
+    assert found(shard, "best", 3)[0] == ("file", 0)
+    assert {index for _, index in found(shard, "best", 3)} == {0, 100, 101}
+
+
+def test_search_finds_every_document_that_has_the_best_text() -> None:
+    shard = make_shard()
+    for number in reversed(range(100)):
+        put(shard, f"copy-{number:03}", "best", "best")
+    put(shard, "other", "second")
+    assert found(shard, "best", 3) == [(f"copy-{number:03}", 0) for number in range(3)]
+    assert len(found(shard, "best", 200)) == 101
 
 
 def test_search_orders_ties_by_document_when_inserted_in_another_order() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mygo.api.filters import Comparison
 from mygo.api.service import Attributes, Retrieval
@@ -33,20 +35,28 @@ class Part:
 
 
 class Corpus:
-    """Documents 0, 1, ... with falling scores; ``asked`` has the number of passages of each search."""
+    """Documents 0, 1, ... with falling scores; ``asked`` has the number of passages of each search.
 
-    def __init__(self, scores: Sequence[float], attributes: Sequence[Attributes]) -> None:
+    ``attributes`` of a deleted document are None. ``texts``: all different unless given.
+    """
+
+    def __init__(
+        self,
+        scores: Sequence[float],
+        attributes: Sequence[Attributes | None],
+        texts: Sequence[str] | None = None,
+    ) -> None:
         self.asked: list[int] = []
         passages = [
-            ScoredPassage(Passage(DocId(str(i)), 0, str(i), ContentHash(str(i)), STORE), score)
-            for i, score in enumerate(scores)
+            ScoredPassage(Passage(DocId(str(i)), 0, text, ContentHash(text), STORE), score)
+            for i, (score, text) in enumerate(zip(scores, texts or map(str, range(len(scores))), strict=True))
         ]
 
         def search(stores: Sequence[StoreId], vector: Any, k: int) -> list[ScoredPassage]:
             self.asked.append(k)
             return passages[:k]
 
-        def describe(documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes]:
+        def describe(documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
             return [attributes[int(document)] for _, document in documents]
 
         librarian = Part(authorize=lambda tenant, stores: None, describe=describe)
@@ -78,3 +88,47 @@ def test_search_ends_when_there_is_no_more() -> None:
     corpus = Corpus([0.9] * 10, [{}] * 10)
     assert ids(corpus.search(filters=Comparison("odd", "eq", True))) == []
     assert corpus.asked == [4, 16]
+
+
+def test_search_finds_the_copy_that_the_filter_wants_when_another_file_has_the_same_text() -> None:
+    corpus = Corpus([0.9, 0.9], [{"user": "x"}, {"user": "y"}], ["same", "same"])
+    assert ids(corpus.search(filters=Comparison("user", "eq", "y"))) == ["1"]
+    assert ids(corpus.search(filters=Comparison("user", "eq", "x"))) == ["0"]
+    assert ids(corpus.search()) == ["0"]
+
+
+def test_search_finds_the_live_copy_when_another_was_deleted() -> None:
+    corpus = Corpus([0.9, 0.9], [None, {}], ["same", "same"])
+    assert ids(corpus.search()) == ["1"]
+
+
+def test_search_is_not_filled_by_copies_of_one_text() -> None:
+    corpus = Corpus([0.9] * 50 + [0.5, 0.4, 0.3], [{}] * 53, ["same"] * 50 + ["b", "c", "d"])
+    assert ids(corpus.search()) == ["0", "50", "51", "52"]
+    assert corpus.asked == [4, 16, 64]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdefgh"),
+            st.sampled_from([None, {}, {"user": "x"}, {"user": "y"}]),
+        ),
+        max_size=60,
+    ),
+    st.booleans(),
+    st.sampled_from([None, 0.3, 0.8]),
+)
+def test_search_is_the_best_of_what_may_be_shown(
+    documents: list[tuple[str, Attributes | None]], filtered: bool, min_score: float | None
+) -> None:
+    """The naive model: filter everything there is, then keep the first of each text."""
+    scores = [1 - i / 100 for i in range(len(documents))]
+    best: dict[str, str] = {}
+    for i, (text, attributes) in enumerate(documents):
+        wanted = not filtered or (attributes or {}).get("user") == "y"
+        if attributes is not None and wanted and scores[i] >= (min_score or 0):
+            best.setdefault(text, str(i))
+    corpus = Corpus(scores, [attributes for _, attributes in documents], [text for text, _ in documents])
+    found = corpus.search(filters=Comparison("user", "eq", "y") if filtered else None, min_score=min_score)
+    assert ids(found) == list(best.values())[:4]
