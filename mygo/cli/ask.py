@@ -122,9 +122,12 @@ def ask(client: Client, question: Question, say: Callable[[str], None]) -> Reply
 
 
 def print_citations(account: Json) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for column in ("number", "file", "score", "text"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", style="dim" if column == "text" else "")
+    # number and score are what an answer is checked by: only the excerpt gives way on a narrow terminal
+    table = Table(box=None, pad_edge=False, show_header=False, expand=True)
+    table.add_column("number", no_wrap=True, min_width=4)
+    table.add_column("file", no_wrap=True, min_width=24, max_width=36, overflow="ellipsis")
+    table.add_column("score", no_wrap=True, min_width=4, justify="right")
+    table.add_column("text", no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
     for citation in account.get("citations") or ():
         words = " ".join(str(citation.get("text") or "").split())
         table.add_row(

@@ -35,6 +35,8 @@ _QUESTIONS = (
     "How do I keep a list sorted while inserting items, and which module helps?",
 )
 _MAX_TOKENS = 96
+_TOP_K = 10
+"""Passages per question: prompts of about 2,000 tokens."""
 _FIRST_PORT = 8000
 
 
@@ -136,7 +138,7 @@ def _ask_all(client: Client, store_id: str) -> list[Pair]:
     model = client.model()
     pairs = []
     for text in _QUESTIONS:
-        question = Question(text, store_id, model, max_tokens=_MAX_TOKENS, system=system)
+        question = Question(text, store_id, model, top_k=_TOP_K, max_tokens=_MAX_TOKENS, system=system)
         out.print(f"\n[bold cyan]{escape(text)}[/bold cyan]")
         cold = ask(client, question, print_piece)
         out.print("\n")
