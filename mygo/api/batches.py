@@ -6,7 +6,6 @@ wants to know. The list is kept in the bounded memory, so an old batch is forgot
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections import Counter
@@ -26,9 +25,6 @@ from mygo.api.store_files import POLL_HEADERS, store_file_json
 from mygo.api.stores import counts_json
 from mygo.errors import NotFound
 from mygo.types import StoreId, TenantId
-
-_PARALLEL = 16
-"""Look-ups of one batch's files that run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +105,11 @@ class _Batches:
 
     async def members(self, tenant: TenantId, batch: _Batch) -> list[StoreFileView]:
         """The batch's files that are still in the store."""
-        service, slots = self._context.service, asyncio.Semaphore(_PARALLEL)
-
-        async def member(file_id: str) -> StoreFileView | None:
-            async with slots:
-                try:
-                    return await service.store_file(tenant, batch.store_id, file_id)
-                except NotFound:
-                    return None
-
-        found = await asyncio.gather(*map(member, batch.file_ids))
-        return [file for file in found if file is not None]
+        try:
+            files = await self._context.service.find_store_files(tenant, batch.store_id, batch.file_ids)
+        except NotFound:  # the store itself is gone
+            return []
+        return list(files)
 
 
 def _key(batch_id: str) -> str:

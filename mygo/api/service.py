@@ -269,6 +269,12 @@ class Service(Protocol):
 
     async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView: ...
 
+    async def find_store_files(
+        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[str]
+    ) -> tuple[StoreFileView, ...]:
+        """Those of the files that are in the store, in the order asked for."""
+        ...
+
     async def store_files(
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: FileStatus | None
     ) -> Listing[StoreFileView]: ...

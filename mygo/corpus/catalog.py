@@ -38,7 +38,7 @@ def random_id() -> str:
 class Catalog:
     """Every method takes the tenant that asks; another tenant's id is as unknown as one never given.
 
-    The exceptions: ``get_store`` and ``store_usage`` show a ``public`` store to all, so that all can
+    The exceptions: ``get_store`` and ``store_usage(s)`` show a ``public`` store to all, so that all can
     search it, and ``attributes_of`` describes what a search has found.
     What takes a document out of a store also appends to the journal, in the same transaction.
     Besides NotFound, methods raise what ``Database`` raises.
@@ -146,20 +146,37 @@ class Catalog:
         ``searchable``: journal position up to which searches find documents; files behind it count as
         in progress. None for no such limit.
         """
-        with self._database.reading() as connection:
-            self.get_store(tenant, store_id)
-            rows = connection.execute(
-                "SELECT CASE WHEN status = 'completed' AND position > ? THEN 'in_progress' ELSE status END"
-                " AS status, count(*) AS files, sum(bytes) AS bytes"
-                " FROM attached_files WHERE store_id = ? GROUP BY 1",
-                (2**62 if searchable is None else searchable, store_id),
-            ).fetchall()
-        counts = {row["status"]: row["files"] for row in rows}
-        sizes = {row["status"]: row["bytes"] for row in rows}
-        return StoreUsage(
-            counts={status: counts.get(status, 0) for status in StoreFileStatus},
-            bytes=sizes.get(StoreFileStatus.COMPLETED, 0),
+        usage = self.store_usages(tenant, [store_id], searchable=searchable).get(store_id)
+        if usage is None:
+            raise _no_store(store_id)
+        return usage
+
+    def store_usages(
+        self, tenant: TenantId, store_ids: Sequence[StoreId], *, searchable: int | None = None
+    ) -> dict[StoreId, StoreUsage]:
+        """``store_usage`` of those of the stores that there are."""
+        visible = (
+            "SELECT id FROM stores"
+            " WHERE id IN (SELECT value FROM json_each(?)) AND (tenant = ? OR domain = ?)"
         )
+        asked = (json.dumps(list(store_ids)), tenant, PUBLIC)
+        with self._database.reading() as connection:
+            found = [row["id"] for row in connection.execute(visible, asked)]
+            rows = connection.execute(
+                "SELECT store_id,"
+                " CASE WHEN status = 'completed' AND position > ? THEN 'in_progress' ELSE status END"
+                f" AS status, count(*) AS files, sum(bytes) AS bytes FROM attached_files WHERE store_id IN ({visible})"
+                " GROUP BY 1, 2",
+                (2**62 if searchable is None else searchable, *asked),
+            ).fetchall()
+        counts = {store_id: dict.fromkeys(StoreFileStatus, 0) for store_id in found}
+        bytes_ = dict.fromkeys(found, 0)
+        for row in rows:
+            status = StoreFileStatus(row["status"])
+            counts[row["store_id"]][status] = row["files"]
+            if status is StoreFileStatus.COMPLETED:
+                bytes_[row["store_id"]] = row["bytes"]
+        return {store_id: StoreUsage(counts[store_id], bytes_[store_id]) for store_id in found}
 
     # --- files ---------------------------------------------------------------------------------
 
@@ -278,6 +295,20 @@ class Catalog:
                 f"no file {file_id!r} in vector store {store_id!r}; attach it first", param="file_id"
             )
         return store_file_of(row)
+
+    def find_store_files(
+        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
+    ) -> list[StoreFile]:
+        """Those of the files that are in the store, in the order asked for."""
+        with self._database.reading() as connection:
+            self._owned_store(tenant, store_id)
+            rows = connection.execute(
+                "SELECT * FROM attached_files"
+                " WHERE store_id = ? AND file_id IN (SELECT value FROM json_each(?))",
+                (store_id, json.dumps(list(file_ids))),
+            ).fetchall()
+        found = {row["file_id"]: store_file_of(row) for row in rows}
+        return [found[file_id] for file_id in file_ids if file_id in found]
 
     def attributes_of(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
         """For each (store, document): the attributes of its file; None if it is not there any more."""

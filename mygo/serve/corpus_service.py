@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -19,7 +18,6 @@ from mygo.api.service import (
     StoreView,
 )
 from mygo.corpus import File, PageRequest, Store, StoreFile, StoreFileStatus, StoreUsage
-from mygo.errors import NotFound
 from mygo.serve.calls import reply
 from mygo.types import PUBLIC, StoreId, TenantId
 
@@ -48,11 +46,10 @@ class CorpusService:
 
     async def stores(self, tenant: TenantId, page: Page) -> Listing[StoreView]:
         stores, has_more = await self._catalog("list_stores", tenant, _page(page))
-        views: list[StoreView] = []
-        for store in stores:
-            with contextlib.suppress(NotFound):  # deleted since it was listed
-                views.append(await self._store_view(tenant, store))
-        return Listing(tuple(views), has_more)
+        usages = await self._catalog("store_usages", tenant, [store.id for store in stores])
+        # a store without was deleted since it was listed
+        views = tuple(_store_view(store, usages[store.id]) for store in stores if store.id in usages)
+        return Listing(views, has_more)
 
     async def delete_store(self, tenant: TenantId, store_id: StoreId) -> None:
         await self._catalog("delete_store", tenant, store_id)
@@ -78,12 +75,16 @@ class CorpusService:
         self, tenant: TenantId, store_id: StoreId, file_id: str, *, attributes: Attributes
     ) -> StoreFileView:
         member = await self._catalog("attach", tenant, store_id, file_id, attributes=attributes or None)
-        return await self._member_view(tenant, member)
+        return _member_view(member)
 
     async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView:
-        return await self._member_view(
-            tenant, await self._catalog("get_store_file", tenant, store_id, file_id)
-        )
+        return _member_view(await self._catalog("get_store_file", tenant, store_id, file_id))
+
+    async def find_store_files(
+        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[str]
+    ) -> tuple[StoreFileView, ...]:
+        members = await self._catalog("find_store_files", tenant, store_id, file_ids)
+        return tuple(_member_view(member) for member in members)
 
     async def store_files(
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: FileStatus | None
@@ -92,7 +93,7 @@ class CorpusService:
         members, has_more = await self._catalog(
             "list_store_files", tenant, store_id, _page(page), status=wanted
         )
-        return Listing(tuple([await self._member_view(tenant, member) for member in members]), has_more)
+        return Listing(tuple(_member_view(member) for member in members), has_more)
 
     async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> None:
         await self._catalog("detach", tenant, store_id, file_id)
@@ -101,29 +102,33 @@ class CorpusService:
         return await reply(self._librarian.catalog.remote(method, *args, **kwargs), "librarian")
 
     async def _store_view(self, tenant: TenantId, store: Store) -> StoreView:
-        usage: StoreUsage = await self._catalog("store_usage", tenant, store.id)
-        return StoreView(
-            id=store.id,
-            name=store.name,
-            created_at_s=int(store.created_at),
-            counts=FileCounts(**{status.value: count for status, count in usage.counts.items()}),
-            usage_bytes=usage.bytes,
-            metadata=store.metadata,
-            public=store.domain == PUBLIC,
-        )
+        return _store_view(store, await self._catalog("store_usage", tenant, store.id))
 
-    async def _member_view(self, tenant: TenantId, member: StoreFile) -> StoreFileView:
-        failure = member.error
-        return StoreFileView(
-            file_id=member.file_id,
-            store_id=member.store_id,
-            status=member.status.value,
-            created_at_s=int(member.created_at),
-            usage_bytes=member.bytes,
-            attributes=member.attributes,
-            error=failure.message if failure else None,
-            error_code="server_error" if failure and failure.code == "server_error" else "unsupported_file",
-        )
+
+def _store_view(store: Store, usage: StoreUsage) -> StoreView:
+    return StoreView(
+        id=store.id,
+        name=store.name,
+        created_at_s=int(store.created_at),
+        counts=FileCounts(**{status.value: count for status, count in usage.counts.items()}),
+        usage_bytes=usage.bytes,
+        metadata=store.metadata,
+        public=store.domain == PUBLIC,
+    )
+
+
+def _member_view(member: StoreFile) -> StoreFileView:
+    failure = member.error
+    return StoreFileView(
+        file_id=member.file_id,
+        store_id=member.store_id,
+        status=member.status.value,
+        created_at_s=int(member.created_at),
+        usage_bytes=member.bytes,
+        attributes=member.attributes,
+        error=failure.message if failure else None,
+        error_code="server_error" if failure and failure.code == "server_error" else "unsupported_file",
+    )
 
 
 def _page(page: Page) -> PageRequest:

@@ -63,7 +63,7 @@ class Librarian:
 
         What deletes returns once live shards no longer find it.
         """
-        if method == "store_usage":
+        if method in ("store_usage", "store_usages"):
             kwargs["searchable"] = self._searchable()
         result = await self._in_thread(getattr(self._library.catalog, method), *args, **kwargs)
         if method in ("attach", "detach", "cancel", "delete_file", "delete_store"):
@@ -121,8 +121,10 @@ class Librarian:
         match result:
             case StoreFile(status=StoreFileStatus.COMPLETED) if result.position > self._searchable():
                 return replace(result, status=StoreFileStatus.IN_PROGRESS)
+            case list() as items:
+                return [self._as_seen_by_searches(item) for item in items]
             case (list() as items, bool() as has_more):
-                return [self._as_seen_by_searches(item) for item in items], has_more
+                return self._as_seen_by_searches(items), has_more
         return result
 
     async def _parse_forever(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mygo.api.filters import matches
@@ -109,6 +109,8 @@ class MemoryService:
         self.missing: tuple[str, ...] = ()
         self.disk_full = False
         self.uploads = 0
+        self.lookups = 0
+        """Calls that asked for files of a store by id, one or many."""
         self.polls_until_done = 1
         self._polls: dict[str, int] = {}
         self.closed = asyncio.Event()
@@ -269,6 +271,10 @@ class MemoryService:
         return view
 
     async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView:
+        self.lookups += 1
+        return self._polled(tenant, store_id, file_id)
+
+    def _polled(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView:
         store = self._store(tenant, store_id)
         if file_id not in store.files:
             raise NotFound(f"file {file_id!r} is not in {store_id!r}", param="file_id")
@@ -282,6 +288,13 @@ class MemoryService:
                 view = replace(view, status="completed")
             store.files[file_id] = view
         return view
+
+    async def find_store_files(
+        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[str]
+    ) -> tuple[StoreFileView, ...]:
+        self.lookups += 1
+        here = [file_id for file_id in file_ids if file_id in self._store(tenant, store_id).files]
+        return tuple(self._polled(tenant, store_id, file_id) for file_id in here)
 
     async def store_files(
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: str | None

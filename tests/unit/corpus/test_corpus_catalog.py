@@ -60,6 +60,7 @@ def test_every_method_answers_alike_when_an_id_is_unknown_or_anothers(catalog: C
         lambda s, f: catalog.update_store(RIVAL, s, name="x"),
         lambda s, f: catalog.delete_store(RIVAL, s),
         lambda s, f: catalog.store_usage(RIVAL, s),
+        lambda s, f: catalog.find_store_files(RIVAL, s, [f]),
         lambda s, f: catalog.list_store_files(RIVAL, s),
         lambda s, f: catalog.attach(RIVAL, s, own_file),
         lambda s, f: catalog.get_store_file(RIVAL, s, own_file),
@@ -163,6 +164,42 @@ def test_lists_filter_by_purpose_and_status(library: Library) -> None:
     usage = catalog.store_usage(ACME, store)
     assert usage.bytes == 5
     assert usage.counts == {"in_progress": 0, "completed": 1, "failed": 1, "cancelled": 0}
+
+
+def test_store_usages_are_those_of_each_store_that_may_be_seen(library: Library) -> None:
+    catalog = library.catalog
+    stores = [catalog.create_store(ACME).id for _ in range(3)]
+    public, hidden = catalog.create_store(RIVAL, domain=PUBLIC).id, catalog.create_store(RIVAL).id
+    good, bad = catalog.add_file(ACME, "a.txt", b"words").id, catalog.add_file(ACME, "b.txt", b"").id
+    for store, file in ((stores[0], good), (stores[0], bad), (stores[1], good)):
+        catalog.attach(ACME, store, file)
+        library.process(store, file)
+    catalog.attach(ACME, stores[1], bad)
+    asked = [*stores, public, hidden, StoreId("vs_none")]
+    for searchable in (None, 1):
+        usages = catalog.store_usages(ACME, asked, searchable=searchable)
+        assert usages == {
+            store: catalog.store_usage(ACME, store, searchable=searchable) for store in [*stores, public]
+        }
+    assert usages[stores[0]].counts == {"in_progress": 0, "completed": 1, "failed": 1, "cancelled": 0}
+    assert usages[stores[1]].counts == {"in_progress": 2, "completed": 0, "failed": 0, "cancelled": 0}
+    assert [usages[store].bytes for store in stores] == [5, 0, 0]
+    assert catalog.store_usages(ACME, []) == {}
+
+
+def test_find_store_files_gives_those_of_the_store_in_the_order_asked_for(library: Library) -> None:
+    catalog = library.catalog
+    store, other = catalog.create_store(ACME).id, catalog.create_store(ACME).id
+    files = [catalog.add_file(ACME, f"{n}.txt", b"words").id for n in range(4)]
+    for file in files[:3]:
+        catalog.attach(ACME, store, file, attributes={"name": file})
+    catalog.attach(ACME, other, files[3])
+    library.process(store, files[1])
+    asked = [files[2], DocId("file-none"), files[3], files[1]]
+    assert catalog.find_store_files(ACME, store, asked) == [
+        catalog.get_store_file(ACME, store, file) for file in (files[2], files[1])
+    ]
+    assert catalog.find_store_files(ACME, store, []) == []
 
 
 def test_find_files_matches_name_and_content_of_the_tenant(catalog: Catalog) -> None:
