@@ -40,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_WAIT_S = 5.0
 FOLLOW_WITH_SIBLINGS_S = 0.02
-FOLLOW_INTERVAL_S = 0.2
+FOLLOW_INTERVAL_S = 0.5
 """Pause between two updates from the directory. A call between replicas costs milliseconds of CPU, and
 what this ingress sent it knows by itself."""
-SETTLE_S = 1.0
+SETTLE_S = 2.0
 """How long a finished request's path still counts as held: its worker's last report is on its way."""
 MAX_ANNOUNCED = 4096
 """Announcements kept for a directory that is away; older ones time out there by themselves."""

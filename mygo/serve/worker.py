@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 ENGINE_CHECK_S = 0.1
 HELLO_S = 60.0
 HEARTBEAT_S = 1.0
-REPORT_INTERVAL_S = 0.2
+REPORT_INTERVAL_S = 0.5
 """Pause between two reports; what changes meanwhile travels as one."""
 
 
