@@ -165,8 +165,8 @@ class Catalog:
             rows = connection.execute(
                 "SELECT store_id,"
                 " CASE WHEN status = 'completed' AND position > ? THEN 'in_progress' ELSE status END"
-                f" AS status, count(*) AS files, sum(bytes) AS bytes FROM attached_files WHERE store_id IN ({visible})"
-                " GROUP BY 1, 2",
+                " AS status, count(*) AS files, sum(bytes) AS bytes"
+                f" FROM attached_files WHERE store_id IN ({visible}) GROUP BY 1, 2",
                 (2**62 if searchable is None else searchable, *asked),
             ).fetchall()
         counts = {store_id: dict.fromkeys(StoreFileStatus, 0) for store_id in found}
