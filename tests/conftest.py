@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A shared machine is slow at times; that is never what a test is about.
+settings.register_profile("mygo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mygo")
 
 
 @pytest.fixture(scope="session")

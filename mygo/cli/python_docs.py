@@ -82,7 +82,11 @@ def _class_text(name: str, kind: type) -> list[str]:
     methods = [
         part
         for method, value in sorted(vars(kind).items())
-        if not method.startswith("_") and callable(value) and getattr(value, "__doc__", None)
+        if not method.startswith("_")
+        and callable(value)
+        and getattr(value, "__doc__", None)
+        # libraries hang methods of their own on classes such as logging.Logger
+        and getattr(value, "__module__", None) in (None, kind.__module__)
         for part in _callable_text("###", f"{name}.{method}", value)
     ]
     return [f"## class `{name}`", doc, *methods] if doc or methods else []
