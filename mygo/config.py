@@ -125,6 +125,8 @@ class CorpusConfig(_Section):
     """Tokens that a chunk repeats of the one before it."""
     max_file_bytes: Bytes = 32 * 2**20
     """Largest file that is accepted."""
+    parse_timeout_s: float = Field(default=60.0, gt=0)
+    """A file that takes longer to be parsed and split fails, and holds up no other."""
 
 
 class RetrievalConfig(_Section):

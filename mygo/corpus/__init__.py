@@ -13,13 +13,15 @@ transaction, or a crash between the two loses or doubles a document. Why the jou
 not a path: retrieval shards are pure functions of it and can be rebuilt from it alone. Uploaded
 bytes are files on disk, named by their hash, because they are large and only read once. Rejected:
 deleting rows of past documents from the journal (a follower that was away would miss the deletion).
+Why parsing has a process of its own (``ChildChunks``): a hostile file can make a parser loop or crash.
 
 Reading order: ``ingest``, ``journal``, ``catalog``; ``database`` and ``blobs`` below them; ``parse``
-(with ``html``) and ``chunk`` beside them.
+(with ``html``) and ``chunk`` beside them, ``child`` around those.
 """
 
 from mygo.corpus.catalog import Catalog
-from mygo.corpus.chunk import Chunker
+from mygo.corpus.child import ChildChunks
+from mygo.corpus.chunk import Chunker, load_file_chunks
 from mygo.corpus.ingest import Library
 from mygo.corpus.journal import Delete, Document, Entry, Journal, Upsert, passage_hash
 from mygo.corpus.pages import PageRequest
@@ -30,6 +32,7 @@ __all__ = [
     "SUPPORTED_EXTENSIONS",
     "Attributes",
     "Catalog",
+    "ChildChunks",
     "Chunker",
     "Delete",
     "Document",
@@ -45,6 +48,7 @@ __all__ = [
     "StoreUsage",
     "Upsert",
     "is_markdown",
+    "load_file_chunks",
     "parse",
     "passage_hash",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
 
+from mygo.corpus.parse import is_markdown, parse
 from mygo.errors import ConfigError
 
 _MIN_CHUNK_TOKENS = 16  # one grapheme may take several byte-level tokens; it has to fit
@@ -54,6 +56,13 @@ class Chunker:
         # Python counts the separators U+001C to U+001F as whitespace, the splitter does not.
         return [piece for piece in pieces if not piece.isspace()]
 
+    def file_chunks(self, filename: str, data: bytes) -> list[str]:
+        """Parse a file and split its text, at Markdown's borders if it is Markdown.
+
+        Raises UnparsableDocument.
+        """
+        return self.chunks(parse(filename, data), markdown=is_markdown(filename))
+
     def _windows(self, text: str) -> Iterator[str]:
         """Pieces small enough to split in bounded time.
 
@@ -74,3 +83,10 @@ class Chunker:
             yield text[start:cut]
             start = cut
         yield text[start:]
+
+
+def load_file_chunks(
+    tokenizer_file: Path, chunk_tokens: int, overlap_tokens: int
+) -> Callable[[str, bytes], list[str]]:
+    """``Chunker.file_chunks`` with the tokenizer of a ``tokenizer.json``; raises what ``Chunker`` raises."""
+    return Chunker(Tokenizer.from_file(str(tokenizer_file)), chunk_tokens, overlap_tokens).file_chunks

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from mygo.corpus.blobs import Blobs
 from mygo.corpus.catalog import Catalog, random_id
-from mygo.corpus.chunk import Chunker
 from mygo.corpus.database import Database
 from mygo.corpus.journal import Journal
-from mygo.corpus.parse import is_markdown, parse
 from mygo.corpus.records import (
     Failure,
     File,
@@ -24,7 +22,7 @@ from mygo.corpus.records import (
     store_file_of,
     store_of,
 )
-from mygo.errors import ConfigError, MygoError, UnparsableDocument
+from mygo.errors import ConfigError, MygoError, Unavailable, UnparsableDocument
 from mygo.types import ContentHash, DocId, StoreId
 
 _log = logging.getLogger(__name__)
@@ -41,13 +39,17 @@ class Library:
     def __init__(
         self,
         data_dir: Path,
-        chunker: Chunker,
+        file_chunks: Callable[[str, bytes], list[str]],
         *,
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] = random_id,
     ) -> None:
-        """Raises ConfigError if the directory or its database cannot be used."""
-        self._chunker = chunker
+        """Raises ConfigError if the directory or its database cannot be used.
+
+        ``file_chunks``: (file name, bytes) -> chunks, called by every thread that processes. Unavailable
+        from it leaves the file pending, any other error fails it.
+        """
+        self._file_chunks = file_chunks
         self._clock = clock
         try:
             blobs = Blobs(data_dir / "blobs")
@@ -155,8 +157,9 @@ class Library:
 
     def _chunks(self, file: File) -> list[str] | Failure:
         try:
-            text = parse(file.filename, self._blobs.read(file.sha256))
-            return self._chunker.chunks(text, markdown=is_markdown(file.filename))
+            return self._file_chunks(file.filename, self._blobs.read(file.sha256))
+        except Unavailable:
+            raise
         except UnparsableDocument as error:
             return Failure(error.code or "unsupported_file", str(error))
         except MygoError as error:

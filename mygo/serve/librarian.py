@@ -1,9 +1,9 @@
 """The librarian: the one process that owns the corpus on disk (journal, catalog, files).
 
-One replica, so there is one writer. Parsing runs in the background, a file at a time, and resumes
-after a crash with whatever is still in progress. Shards read the journal from here and say how far
-they have come, so the librarian knows when a document can be found, and calls a file completed only
-then.
+One replica, so there is one writer. Parsing runs in the background, a file at a time, in a child
+process that is replaced when a file takes too long or crashes it; it resumes after a crash with
+whatever is still in progress. Shards read the journal from here and say how far they have come, so the
+librarian knows when a document can be found, and calls a file completed only then.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenizers import Tokenizer
-
 from mygo.config import Config
-from mygo.corpus import Attributes, Chunker, Entry, Library, StoreFile, StoreFileStatus
+from mygo.corpus import Attributes, ChildChunks, Entry, Library, StoreFile, StoreFileStatus, load_file_chunks
 from mygo.types import DocId, StoreId, TenantId
 
 logger = logging.getLogger(__name__)
@@ -38,12 +37,14 @@ class Librarian:
     """Deployment; every method below is called through Ray Serve handles."""
 
     def __init__(self, config: Config, tokenizer_path: Path) -> None:
-        chunker = Chunker(
-            Tokenizer.from_file(str(tokenizer_path / "tokenizer.json")),
+        load = partial(
+            load_file_chunks,
+            tokenizer_path / "tokenizer.json",
             config.corpus.chunk_tokens,
             config.corpus.overlap_tokens,
         )
-        self._library = Library(config.cluster.data_dir, chunker)
+        self._file_chunks = ChildChunks(load, config.corpus.parse_timeout_s)
+        self._library = Library(config.cluster.data_dir, self._file_chunks)
         self._secret = _cluster_secret(config.cluster.data_dir / "secret")
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus")
         self._searches = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus-search")
@@ -135,7 +136,7 @@ class Librarian:
                 while await self._in_thread(self._library.process_next):
                     self._announce()
             except Exception as error:
-                # a full disk, most likely: what is in progress stays so, and is tried again
+                # a full disk, or no process to parse in: what is in progress stays so, and is tried again
                 logger.error("processing of files paused: %s", error)
                 await asyncio.sleep(5.0)
                 self._work.set()

@@ -29,7 +29,9 @@ def open_library(tmp_path: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], 
     ticks = iter(range(1, 10**9))
 
     def open_() -> Library:
-        library = Library(tmp_path / "data", Chunker(tokenizer, 16), clock=lambda: float(next(ticks)))
+        library = Library(
+            tmp_path / "data", Chunker(tokenizer, 16).file_chunks, clock=lambda: float(next(ticks))
+        )
         opened.append(library)
         return library
 

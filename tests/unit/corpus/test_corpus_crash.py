@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from mygo.corpus import Chunker, Library
 
 data_dir, tokenizer, store, round_ = sys.argv[1:]
-library = Library(Path(data_dir), Chunker(Tokenizer.from_file(tokenizer), 16))
+library = Library(Path(data_dir), Chunker(Tokenizer.from_file(tokenizer), 16).file_chunks)
 i = 0
 while True:
     text = f"document {i} of round {round_}. " * 30
@@ -60,7 +60,7 @@ def said_until_killed(data_dir: Path, tokenizer: Path, store: StoreId, round_: i
 def test_acknowledged_work_survives_exactly_once_when_killed(tmp_path: Path, tokenizer: Tokenizer) -> None:
     data_dir, tokenizer_file = tmp_path / "data", tmp_path / "tokenizer.json"
     tokenizer.save(str(tokenizer_file))
-    library = Library(data_dir, Chunker(tokenizer, 16))
+    library = Library(data_dir, Chunker(tokenizer, 16).file_chunks)
     store = library.catalog.create_store(ACME).id
     library.close()
     rng = random.Random(7)
@@ -72,7 +72,7 @@ def test_acknowledged_work_survives_exactly_once_when_killed(tmp_path: Path, tok
             verb, file = line.split()
             acknowledged[verb].add(DocId(file))
 
-        library = Library(data_dir, Chunker(tokenizer, 16))
+        library = Library(data_dir, Chunker(tokenizer, 16).file_chunks)
         upserted = {entry.doc_id for entry in library.journal.read(limit=10**6)}
         assert acknowledged["completed"] <= upserted
         while library.process_next() is not None:

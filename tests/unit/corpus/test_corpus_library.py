@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mygo.corpus import Chunker, Delete, Library, StoreFileStatus, Upsert
-from mygo.errors import ConfigError, NotFound, OutOfSpace
+from mygo.errors import ConfigError, NotFound, OutOfSpace, Unavailable
 from mygo.types import PUBLIC, DocId, StoreId, TenantId
 
 ACME = TenantId("acme")
@@ -71,14 +71,30 @@ def test_process_fails_the_file_when_we_have_a_bug(
     store = library.catalog.create_store(ACME).id
     file = attached(library, store, "words")
 
-    def broken(text: str, markdown: bool = False) -> list[str]:
+    def broken(filename: str, data: bytes) -> list[str]:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(library._chunker, "chunks", broken)
+    monkeypatch.setattr(library, "_file_chunks", broken)
     done = library.process(store, file)
     assert done is not None and done.error is not None
     assert done.error.code == "server_error" and "ZeroDivisionError: oops" in done.error.message
     assert "Traceback" in caplog.text
+
+
+def test_process_leaves_the_file_pending_when_nothing_can_parse(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = library.catalog.create_store(ACME).id
+    attached(library, store, "words")
+
+    def away(filename: str, data: bytes) -> list[str]:
+        raise Unavailable("no process to parse in")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "_file_chunks", away)
+        with pytest.raises(Unavailable):
+            library.process_next()
+    assert drain(library) == [StoreFileStatus.COMPLETED]
 
 
 def test_process_leaves_the_file_pending_when_the_disk_is_full(library: Library) -> None:
@@ -103,7 +119,7 @@ def test_process_changes_nothing_when_the_file_goes_away_meanwhile(
     catalog = library.catalog
     store = catalog.create_store(ACME).id
     file = attached(library, store, "words")
-    chunks = library._chunker.chunks
+    chunks = library._file_chunks
     interrupt = {
         "detach": lambda: catalog.detach(ACME, store, file),
         "cancel": lambda: catalog.cancel(ACME, store, file),
@@ -111,11 +127,11 @@ def test_process_changes_nothing_when_the_file_goes_away_meanwhile(
         "delete_store": lambda: catalog.delete_store(ACME, store),
     }[interruption]
 
-    def interrupted(text: str, markdown: bool = False) -> list[str]:
+    def interrupted(filename: str, data: bytes) -> list[str]:
         interrupt()
-        return chunks(text, markdown)
+        return chunks(filename, data)
 
-    monkeypatch.setattr(library._chunker, "chunks", interrupted)
+    monkeypatch.setattr(library, "_file_chunks", interrupted)
     assert library.process_next() is None
     assert library.journal.position() == 0
 
@@ -125,14 +141,14 @@ def test_process_next_takes_another_file_when_the_first_goes_away_meanwhile(
 ) -> None:
     store = library.catalog.create_store(ACME).id
     first, second = attached(library, store, "first"), attached(library, store, "second")
-    chunks = library._chunker.chunks
+    chunks = library._file_chunks
 
-    def interrupted(text: str, markdown: bool = False) -> list[str]:
-        if text == "first":
+    def interrupted(filename: str, data: bytes) -> list[str]:
+        if data == b"first":
             library.catalog.detach(ACME, store, first)
-        return chunks(text, markdown)
+        return chunks(filename, data)
 
-    monkeypatch.setattr(library._chunker, "chunks", interrupted)
+    monkeypatch.setattr(library, "_file_chunks", interrupted)
     done = library.process_next()
     assert done is not None and done.file_id == second
 
@@ -231,15 +247,15 @@ def test_threads_work_at_different_files_at_the_same_time(
     both_are_chunking = threading.Barrier(2, timeout=20)
     texts = []
 
-    def meeting(text: str, markdown: bool = False) -> list[str]:
-        texts.append(text)
+    def meeting(filename: str, data: bytes) -> list[str]:
+        texts.append(data)
         both_are_chunking.wait()
-        return [text]
+        return [data.decode()]
 
-    monkeypatch.setattr(library._chunker, "chunks", meeting)
+    monkeypatch.setattr(library, "_file_chunks", meeting)
     with ThreadPoolExecutor(2) as pool:
         done = [future.result() for future in [pool.submit(library.process_next) for _ in range(2)]]
-    assert sorted(texts) == ["one", "two"]
+    assert sorted(texts) == [b"one", b"two"]
     assert all(file is not None and file.status is StoreFileStatus.COMPLETED for file in done)
 
 
@@ -257,4 +273,4 @@ def test_reopened_library_completes_what_was_pending(open_library: Callable[[], 
 def test_library_refuses_when_the_data_directory_is_a_file(tmp_path: Path, tokenizer: Tokenizer) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cluster\.data_dir: .*cannot be used"):
-        Library(tmp_path / "file", Chunker(tokenizer, 16))
+        Library(tmp_path / "file", Chunker(tokenizer, 16).file_chunks)

@@ -42,7 +42,7 @@ class LibraryMachine(RuleBasedStateMachine):
         shutil.rmtree(self.data_dir)
 
     def opened(self) -> Library:
-        return Library(self.data_dir, self.chunker, clock=lambda: float(next(self.ticks)))
+        return Library(self.data_dir, self.chunker.file_chunks, clock=lambda: float(next(self.ticks)))
 
     @rule(tenant=st.sampled_from(TENANTS), public=st.booleans())
     def create_store(self, tenant: TenantId, public: bool) -> None:

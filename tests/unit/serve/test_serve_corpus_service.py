@@ -36,7 +36,7 @@ class Librarian:
 
 @pytest.fixture
 def librarian(tmp_path: Path, byte_tokenizer: Tokenizer) -> Iterator[Librarian]:
-    library = Library(tmp_path / "data", Chunker(byte_tokenizer, 16))
+    library = Library(tmp_path / "data", Chunker(byte_tokenizer, 16).file_chunks)
     yield Librarian(library)
     library.close()
 

@@ -32,6 +32,7 @@ async def opened(config: Config, tokenizer: Tokenizer) -> AsyncIterator[Libraria
         yield librarian
     finally:
         librarian._library.close()
+        librarian._file_chunks.close()
 
 
 def test_file_is_in_progress_however_it_is_listed_until_shards_have_it(
