@@ -101,7 +101,7 @@ def test_stop_kills_children_when_they_outlive_the_server(spawn, tmp_path: Path)
     """Scenario: the server exits at SIGTERM, but a process that it started does not."""
     process, child = spawn(PARENT)
     assert int(child) in state.descendants(process.pid)
-    stopped = cluster.stop(remember(process.pid, tmp_path), grace_s=0.5)
+    stopped = cluster.stop(remember(process.pid, tmp_path), grace_s=3.0)
     assert stopped.killed == 1
     assert state.start_ticks(int(child)) is None
 
