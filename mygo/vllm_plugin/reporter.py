@@ -7,6 +7,8 @@ has not sent yet; a lost connection, or a reader that is too slow, costs a snaps
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterable
@@ -35,6 +37,7 @@ class Reporter:
         self._news = False
         self._changed = threading.Condition()
         self._closing = threading.Event()
+        self._parent = os.getppid()
         self._thread = threading.Thread(target=self._run, name="mygo-reporter", daemon=True)
 
     def start(self) -> None:
@@ -61,6 +64,7 @@ class Reporter:
     def _run(self) -> None:
         reachable = True
         while not self._closing.is_set():
+            self._end_if_orphaned()
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                     connection.settimeout(SEND_TIMEOUT_S)
@@ -81,6 +85,7 @@ class Reporter:
         connection.sendall(frame(self._hello))
         while True:
             batch = self._next_batch()
+            self._end_if_orphaned()
             if self._closing.is_set():
                 return
             if batch is None:
@@ -88,6 +93,15 @@ class Reporter:
             else:
                 connection.sendall(frame(batch))
                 self._closing.wait(MIN_INTERVAL_S)
+
+    def _end_if_orphaned(self) -> None:
+        """End the engine process if the worker that started it was killed.
+
+        vLLM does not notice: the engine would hold its memory, on a GPU too, until somebody looked.
+        """
+        if os.getppid() != self._parent:
+            logger.error("the worker process is gone: the engine ends itself")
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _next_batch(self) -> Batch | None:
         with self._changed:

@@ -14,7 +14,7 @@ from benchmarks.cluster import MODEL, Cluster, running_cluster
 __all__ = ["MODEL", "Cluster", "mygo_of"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # gone before other folders start engines of their own
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
         yield running

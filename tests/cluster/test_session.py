@@ -94,7 +94,8 @@ def test_responses_stream_the_same_answer_when_streamed(client: OpenAI, zoo: dic
     events = list(client.responses.create(**arguments, stream=True))
     kinds = [event.type for event in events]
     assert kinds[0] == "response.created"
-    assert kinds[-1] == "response.completed"
+    # a length stop makes it incomplete, which is an end like any other
+    assert kinds[-1] == f"response.{whole.status}"
     assert "response.file_search_call.completed" in kinds
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert text == whole.output_text == events[-1].response.output_text
