@@ -13,7 +13,7 @@ install:  ## set up .venv from the hashed lock (BUILD=cuda for GPUs); a no-op wh
 	@scripts/install.sh $(BUILD)
 
 demo: install  ## start a small cluster, ingest Python's documentation, ask twice; the cluster stays up
-	$(PY) -m mygo.cli demo
+	$(PY) -m mygo.cli demo $(ARGS)
 
 test: install  ## unit tests, then the tests that start real engines and real clusters
 	$(PY) -m pytest tests/unit -m "not engine and not ray and not gpu"
