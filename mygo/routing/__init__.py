@@ -8,7 +8,7 @@ from mygo.routing.baselines import ConsistentHash, PowerOfTwo, RoundRobin
 from mygo.routing.choose import choose
 from mygo.routing.prefix_affinity import PrefixAffinity
 from mygo.routing.reservations import Reservations, queue_s
-from mygo.routing.router import Router, RouteRequest
+from mygo.routing.router import Router, RouteRequest, route_to
 from mygo.routing.routers import ROUTERS, PredictedSeconds
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "Router",
     "choose",
     "queue_s",
+    "route_to",
 ]

@@ -50,7 +50,7 @@ def accepting(workers: Sequence[Candidate]) -> list[Candidate]:
 
 
 def route_to(candidate: Candidate, prompt_tokens: int) -> Route:
-    """The route to a worker that was picked by other means than predicted seconds."""
+    """The route to this worker: what it holds of the prompt, and the predicted seconds there."""
     cached_tokens = min(candidate.residency.cached_tokens, prompt_tokens)
     own_s = prefill_s(candidate.profile, cached_tokens, prompt_tokens - cached_tokens)
     return Route(

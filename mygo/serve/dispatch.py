@@ -20,9 +20,8 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from mygo.config import Config
 from mygo.directory import Announcement, Replica
 from mygo.errors import Unavailable, WorkerLost
-from mygo.routing import ROUTERS, Reservations, RouteRequest, queue_s
+from mygo.routing import ROUTERS, Reservations, RouteRequest, queue_s, route_to
 from mygo.serve.calls import cause, is_loss, unpack
-from mygo.tree.profile import prefill_s
 from mygo.types import (
     PUBLIC,
     Candidate,
@@ -167,7 +166,7 @@ class Dispatcher:
         """
         candidates = self._candidates(prompt, exclude=frozenset())
         return min(
-            (c.queue_s + prefill_s(c.profile, *_split(prompt.tokens, c.residency)) for c in candidates),
+            (route_to(candidate, prompt.tokens).predicted_s for candidate in candidates),
             default=float(prompt.tokens),
         )
 
@@ -266,7 +265,3 @@ class Dispatcher:
     def _is_dead(self, worker: WorkerId, now_s: float) -> bool:
         """A worker that was lost moments ago. One that the directory still knows later was alive."""
         return now_s - self._dead.get(worker, float("-inf")) < DEAD_S
-
-
-def _split(prompt_tokens: int, residency: Residency) -> tuple[int, int]:
-    return residency.cached_tokens, prompt_tokens - residency.cached_tokens
