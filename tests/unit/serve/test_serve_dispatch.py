@@ -13,8 +13,9 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from mygo.config import Config, RoutingConfig
 from mygo.directory import Directory
 from mygo.errors import BadRequest, Unavailable, WorkerLost
+from mygo.routing.desk import DEAD_S, SETTLE_S
 from mygo.serve.calls import pack
-from mygo.serve.dispatch import DEAD_S, SETTLE_S, Dispatcher
+from mygo.serve.dispatch import Dispatcher
 from mygo.types import (
     PUBLIC,
     GenerateRequest,
@@ -86,7 +87,7 @@ class Cluster:
         return await self.dispatcher.start(request, PROMPT, "")
 
     def open_requests(self) -> int:
-        book = self.dispatcher._reservations
+        book = self.dispatcher._desk
         return sum(book.open_requests(worker, self.now_s) for worker in (A, B))
 
 
