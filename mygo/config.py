@@ -112,6 +112,8 @@ class WorkersConfig(_Section):
     """Workers, each with an engine and a KV cache of its own."""
     device: Literal["cpu", "cuda"] = "cpu"
     """What the engines compute on; on `cpu` workers share out the cores."""
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """CPU cores that the engines of a machine share out on `cpu`; empty for all that there are."""
     max_ongoing: int = Field(default=64, ge=1)
     """Requests that one worker accepts before the router passes it by."""
     start_timeout_s: float = Field(default=900.0, gt=0)

@@ -66,7 +66,9 @@ class Worker(LLMServer):  # type: ignore[misc]
 
     def _take_cores(self, rank: int) -> list[int]:
         """Bind the engine that is about to start to its share of this machine's cores."""
-        cores = cores_of(rank, self._config.workers.replicas, sorted(os.sched_getaffinity(0)))
+        workers = self._config.workers
+        usable = sorted(workers.cores or os.sched_getaffinity(0))
+        cores = cores_of(rank, workers.replicas, usable)
         if self._config.workers.device == "cpu":
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
         return cores
