@@ -7,6 +7,7 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
+from typing import ClassVar
 
 from mygo.routing.router import RouteRequest, accepting, route_to
 from mygo.types import Candidate, Route, WorkerId
@@ -14,6 +15,8 @@ from mygo.types import Candidate, Route, WorkerId
 
 class RoundRobin:
     """Workers in turn, by name; one that comes, goes or is full does not disturb the order."""
+
+    needs_all_workers: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._last = WorkerId("")
@@ -29,6 +32,8 @@ class RoundRobin:
 
 class PowerOfTwo:
     """The less busy of two random workers (Mitzenmacher, 2001)."""
+
+    needs_all_workers: ClassVar[bool] = True
 
     def route(
         self, request: RouteRequest, workers: Sequence[Candidate], rng: random.Random, now_s: float
@@ -48,6 +53,8 @@ class ConsistentHash:
     ``load_factor``, has more than that multiple of the mean open requests (consistent hashing with
     bounded loads, arXiv 1608.01350) passes its keys on to the next.
     """
+
+    needs_all_workers: ClassVar[bool] = True
 
     def __init__(self, *, points_per_worker: int = 128, load_factor: float | None = None) -> None:
         self._points_per_worker = points_per_worker

@@ -6,6 +6,7 @@ cluster and the simulator each put their own clock and their own sending behind 
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -30,6 +31,10 @@ from mygo.types import (
     WorkerLoad,
 )
 
+SCAN_LIMIT = 32
+"""Workers up to which all are priced for each request. Beyond, those that hold part of the prompt are,
+and the ``LEAST_BUSY``: pricing hundreds that hold nothing would cost milliseconds and change nothing."""
+LEAST_BUSY = 8
 SETTLE_S = 2.0
 """How long a finished request's path still counts as held: its worker's last report is on its way."""
 DEAD_S = 10.0
@@ -150,23 +155,51 @@ class RoutingDesk:
         self, prompt: Prompt, now_s: float, exclude: AbstractSet[WorkerId] = frozenset()
     ) -> list[Candidate]:
         residency = self.view.locate(prompt.path)
-        candidates: list[Candidate] = []
-        for worker, info in self.view.workers.items():
-            if worker in exclude or self._is_lost(worker, now_s):
-                continue
+        able = [
+            worker
+            for worker in self.view.workers
+            if worker not in exclude and not self._is_lost(worker, now_s)
+        ]
+        if len(able) > SCAN_LIMIT and not self._router.needs_all_workers:
+            able = self._shortlist(able, residency, len(prompt.segments[0].token_ids))
+        return [self._candidate(worker, residency.get(worker, Residency()), now_s) for worker in able]
+
+    def _candidate(self, worker: WorkerId, residency: Residency, now_s: float) -> Candidate:
+        info, load = self.view.workers[worker], self.view.load(worker)
+        open_requests = self._reservations.open_requests(worker, now_s)
+        return Candidate(
+            worker=worker,
+            residency=residency,
+            queue_s=queue_s(info.profile, load, self._reservations.backlog_s(worker, now_s)),
+            running=max(load.running, open_requests),
+            profile=info.profile,
+            accepting=open_requests < self._max_ongoing,
+        )
+
+    def _shortlist(
+        self, workers: Sequence[WorkerId], residency: Mapping[WorkerId, Residency], system_tokens: int
+    ) -> list[WorkerId]:
+        """Workers that hold more than the system prompt, and the least busy of the others.
+
+        Among the holders the least busy come first too, so that a document that hundreds hold does not
+        bring the scan back.
+        """
+
+        def busy(worker: WorkerId) -> tuple[int, int, float]:
+            # the last is for ties: idle workers must not always be the same ones
             load = self.view.load(worker)
-            open_requests = self._reservations.open_requests(worker, now_s)
-            candidates.append(
-                Candidate(
-                    worker=worker,
-                    residency=residency.get(worker, Residency()),
-                    queue_s=queue_s(info.profile, load, self._reservations.backlog_s(worker, now_s)),
-                    running=max(load.running, open_requests),
-                    profile=info.profile,
-                    accepting=open_requests < self._max_ongoing,
-                )
-            )
-        return candidates
+            return self._reservations.booked(worker), load.queued_tokens, self._rng.random()
+
+        def held_tokens(worker: WorkerId) -> int:
+            held = residency.get(worker)
+            return held.cached_tokens if held else 0
+
+        holders = {worker for worker in workers if held_tokens(worker) > system_tokens}
+        fullest = heapq.nsmallest(
+            SCAN_LIMIT, holders, key=lambda worker: (-held_tokens(worker), *busy(worker))
+        )
+        others = (worker for worker in workers if worker not in holders)
+        return fullest + heapq.nsmallest(LEAST_BUSY, others, key=busy)
 
     def _is_lost(self, worker: WorkerId, now_s: float) -> bool:
         """Lost moments ago. One that the directory still knows later was alive."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Sequence
+from typing import ClassVar
 
 from mygo.routing.baselines import less_busy_of_two
 from mygo.routing.router import RouteRequest, accepting, route_to
@@ -21,6 +22,8 @@ class PrefixAffinity:
     A worker's tree is cut to nine tenths when it exceeds ``tree_chars``, oldest leaves first. To tune
     it, set ``tree_chars`` to the characters whose KV fits one worker.
     """
+
+    needs_all_workers: ClassVar[bool] = True
 
     def __init__(self, *, imbalance: float, min_match: float, tree_chars: int = 400_000) -> None:
         self._imbalance = imbalance

@@ -108,6 +108,11 @@ class Reservations:
         credit_s = min(max(spent_s, 0.0), oldest.prefill_s)
         return sum(each.prefill_s for each in waiting) - credit_s
 
+    def booked(self, worker: WorkerId) -> int:
+        """Like ``open_requests``, but expired ones count too: cheap enough for a scan of all workers."""
+        book = self._books.get(worker)
+        return len(book.requests) if book is not None else 0
+
     def open_requests(self, worker: WorkerId, now_s: float) -> int:
         """Requests sent to ``worker`` that have not finished, to compare with ``max_ongoing``."""
         book = self._books.get(worker)

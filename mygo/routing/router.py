@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from mygo.errors import Unavailable
 from mygo.tree.profile import prefill_s
@@ -26,6 +26,10 @@ class RouteRequest:
 
 
 class Router(Protocol):
+    needs_all_workers: ClassVar[bool]
+    """False if workers that hold nothing of the prompt matter only by how busy they are, so that a few
+    of the least busy may stand for all of them."""
+
     def route(
         self, request: RouteRequest, workers: Sequence[Candidate], rng: random.Random, now_s: float
     ) -> Route:
@@ -41,7 +45,7 @@ def accepting(workers: Sequence[Candidate]) -> list[Candidate]:
     able = [worker for worker in workers if worker.accepting]
     if not able:
         raise Unavailable(
-            f"all {len(workers)} workers are at their limit of open requests; "
+            "every worker is at its limit of open requests; "
             "retry shortly, or raise workers.replicas or workers.max_ongoing"
             if workers
             else "no worker is up; retry shortly"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from mygo.config import RoutingConfig
 from mygo.routing.baselines import ConsistentHash, PowerOfTwo, RoundRobin
@@ -18,6 +19,8 @@ _FADE = 0.99
 
 class PredictedSeconds:
     """``choose`` as a router: it remembers how many new tokens it has lately placed on each worker."""
+
+    needs_all_workers: ClassVar[bool] = False
 
     def __init__(self, *, decode_delay_weight: float, recompute_weight: float) -> None:
         self._decode_delay_weight = decode_delay_weight

@@ -90,7 +90,7 @@ def test_choose_breaks_ties_at_random_when_prices_are_equal() -> None:
 
 
 def test_choose_raises_unavailable_when_no_worker_accepts() -> None:
-    with pytest.raises(Unavailable, match=r"at their limit.*retry"):
+    with pytest.raises(Unavailable, match=r"at its limit.*retry"):
         pick(worker("a", accepting=False))
 
 

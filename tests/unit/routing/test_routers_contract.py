@@ -42,7 +42,7 @@ def test_router_picks_only_accepting_workers_when_some_are_full(policy: str) -> 
 
 
 def test_router_raises_unavailable_when_all_workers_are_full(policy: str) -> None:
-    with pytest.raises(Unavailable, match="all 2 workers are at their limit"):
+    with pytest.raises(Unavailable, match="every worker is at its limit"):
         picks(make(policy), [worker("a", accepting=False), worker("b", accepting=False)])
 
 
