@@ -52,6 +52,11 @@ class ConfigError(MygoError):
     """The configuration is wrong; the message names the key and the nearest valid one."""
 
 
+class BadTrace(MygoError):
+    """A trace file, or what a trace is to be made from, is wrong; the message names file and line, or the
+    parameter, and what is expected."""
+
+
 class Unavailable(MygoError):
     """Nothing is wrong with the request: retry later. ``retry_after_s`` suggests when."""
 

@@ -22,6 +22,9 @@ class Text:
     tokens: int
     domain: DomainTag = PUBLIC
     """Who may share its KV."""
+    copy_of: TextId | None = None
+    """The text whose words it repeats in another domain; None for words of its own. What a tenant that
+    probes a shared cache brings: the same tokens, and no right to hit the original's KV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class Trace:
     """None for a recorded trace."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """How it was made or where it came from, for reports."""
+    corpus_documents: int | None = None
+    """Documents that could have been retrieved, most of which no request may have asked for; None if
+    that is not known."""
 
     @property
     def duration_s(self) -> float:
