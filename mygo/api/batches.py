@@ -24,7 +24,7 @@ from mygo.api.service import Attributes, FileCounts, StoreFileView
 from mygo.api.store_files import POLL_HEADERS, store_file_json
 from mygo.api.stores import counts_json
 from mygo.errors import NotFound
-from mygo.types import StoreId, TenantId
+from mygo.types import DocId, StoreId, TenantId
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _Batch:
     id: str
     store_id: StoreId
     created_at_s: int
-    file_ids: list[str]
+    file_ids: list[DocId]
     cancelled: bool = False
 
 

@@ -16,6 +16,7 @@ from mygo.api.schemas.base import parse_query
 from mygo.api.schemas.stores import FileListQuery
 from mygo.api.service import FileView
 from mygo.errors import BadRequest, TooLarge
+from mygo.types import DocId
 
 PURPOSES = ("assistants", "user_data")
 _MAX_NAME_CHARS = 255
@@ -67,11 +68,11 @@ def routes(context: Context) -> APIRouter:
         return list_response([_file_json(each) for each in listing.items], has_more=listing.has_more)
 
     @router.get("/{file_id}")
-    async def retrieve(request: Request, file_id: str) -> Response:
+    async def retrieve(request: Request, file_id: DocId) -> Response:
         return json_response(_file_json(await context.service.file(tenant_of(request), file_id)))
 
     @router.get("/{file_id}/content")
-    async def content(request: Request, file_id: str) -> Response:
+    async def content(request: Request, file_id: DocId) -> Response:
         tenant, service = tenant_of(request), context.service
         file = await service.file(tenant, file_id)
         # Always a download: an uploaded HTML page must not run as a page of this server.
@@ -83,7 +84,7 @@ def routes(context: Context) -> APIRouter:
         return Response(raw, media_type="application/octet-stream", headers=headers)
 
     @router.delete("/{file_id}")
-    async def delete(request: Request, file_id: str) -> Response:
+    async def delete(request: Request, file_id: DocId) -> Response:
         await context.service.delete_file(tenant_of(request), file_id)
         return json_response({"id": file_id, "object": "file", "deleted": True})
 

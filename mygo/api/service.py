@@ -160,7 +160,7 @@ class Listing(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class FileView:
-    id: str
+    id: DocId
     filename: str
     bytes: int
     purpose: str
@@ -192,7 +192,7 @@ class StoreView:
 class StoreFileView:
     """A file as a member of a store."""
 
-    file_id: str
+    file_id: DocId
     store_id: StoreId
     status: FileStatus
     created_at_s: int
@@ -249,28 +249,28 @@ class Service(Protocol):
         """Keep an upload. Acknowledged means durable."""
         ...
 
-    async def file(self, tenant: TenantId, file_id: str) -> FileView: ...
+    async def file(self, tenant: TenantId, file_id: DocId) -> FileView: ...
 
     async def files(self, tenant: TenantId, page: Page, *, purpose: str | None) -> Listing[FileView]: ...
 
-    async def file_content(self, tenant: TenantId, file_id: str) -> bytes:
+    async def file_content(self, tenant: TenantId, file_id: DocId) -> bytes:
         """The upload, byte for byte."""
         ...
 
-    async def delete_file(self, tenant: TenantId, file_id: str) -> None:
+    async def delete_file(self, tenant: TenantId, file_id: DocId) -> None:
         """Remove the file, from all stores too."""
         ...
 
     async def attach_file(
-        self, tenant: TenantId, store_id: StoreId, file_id: str, *, attributes: Attributes
+        self, tenant: TenantId, store_id: StoreId, file_id: DocId, *, attributes: Attributes
     ) -> StoreFileView:
         """Begin to ingest a file into a store; attaching it again is the same as once."""
         ...
 
-    async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView: ...
+    async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFileView: ...
 
     async def find_store_files(
-        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[str]
+        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
     ) -> tuple[StoreFileView, ...]:
         """Those of the files that are in the store, in the order asked for."""
         ...
@@ -279,7 +279,7 @@ class Service(Protocol):
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: FileStatus | None
     ) -> Listing[StoreFileView]: ...
 
-    async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> None:
+    async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         """Remove a file from a store; the file itself stays."""
         ...
 

@@ -11,7 +11,7 @@ from mygo.api.context import Context, body_of, json_response, list_response, ten
 from mygo.api.schemas.base import parse_query
 from mygo.api.schemas.stores import AttachBody, StoreFileListQuery
 from mygo.api.service import Attributes, StoreFileView
-from mygo.types import StoreId
+from mygo.types import DocId, StoreId
 
 POLL_HEADERS = {"openai-poll-after-ms": "200"}
 """How soon the official client's ``*_and_poll`` helpers ask again; their default is a second."""
@@ -37,12 +37,12 @@ def routes(context: Context) -> APIRouter:
         return list_response([store_file_json(each) for each in listing.items], has_more=listing.has_more)
 
     @router.get("/{file_id}")
-    async def retrieve(request: Request, store_id: StoreId, file_id: str) -> Response:
+    async def retrieve(request: Request, store_id: StoreId, file_id: DocId) -> Response:
         file = await context.service.store_file(tenant_of(request), store_id, file_id)
         return json_response(store_file_json(file), headers=POLL_HEADERS)
 
     @router.delete("/{file_id}")
-    async def delete(request: Request, store_id: StoreId, file_id: str) -> Response:
+    async def delete(request: Request, store_id: StoreId, file_id: DocId) -> Response:
         await context.service.detach_file(tenant_of(request), store_id, file_id)
         return json_response({"id": file_id, "object": "vector_store.file.deleted", "deleted": True})
 

@@ -12,7 +12,7 @@ from typing import Final
 from mygo.corpus.blobs import Blobs
 from mygo.corpus.database import Database
 from mygo.corpus.journal import Journal
-from mygo.corpus.pages import PageRequest, select_page
+from mygo.corpus.pages import Listing, PageRequest
 from mygo.corpus.records import (
     Attributes,
     File,
@@ -24,10 +24,12 @@ from mygo.corpus.records import (
     store_file_of,
     store_of,
 )
-from mygo.errors import BadRequest, Conflict, NotFound
+from mygo.errors import BadRequest, NotFound
 from mygo.types import PUBLIC, DocId, DomainTag, StoreId, TenantId
 
 _FIRST_PAGE: Final = PageRequest()
+_STORES: Final = Listing("stores", "id", "tenant", store_of)
+_FILES: Final = Listing("files", "id", "tenant", file_of)
 
 
 def random_id() -> str:
@@ -35,11 +37,17 @@ def random_id() -> str:
     return secrets.token_hex(12)
 
 
+def no_limit() -> int:
+    """Behind every position of a journal."""
+    return 2**62
+
+
 class Catalog:
     """Every method takes the tenant that asks; another tenant's id is as unknown as one never given.
 
-    The exceptions: ``get_store`` and ``store_usage(s)`` show a ``public`` store to all, so that all can
-    search it, and ``attributes_of`` describes what a search has found.
+    The exceptions: ``get_store`` and ``store_usages`` show a ``public`` store to all, so that all can
+    search it, and ``attributes_of`` describes what a search has found. A file in the journal that searches
+    do not find yet is shown as in progress.
     What takes a document out of a store also appends to the journal, in the same transaction.
     Besides NotFound, methods raise what ``Database`` raises.
     """
@@ -52,12 +60,15 @@ class Catalog:
         *,
         clock: Callable[[], float],
         new_id: Callable[[], str] = random_id,
+        searchable: Callable[[], int] = no_limit,
     ) -> None:
+        """``searchable``: journal position up to which searches find documents; called from any thread."""
         self._database = database
         self._journal = journal
         self._blobs = blobs
         self._clock = clock
         self._new_id = new_id
+        self._searchable = searchable
 
     # --- stores --------------------------------------------------------------------------------
 
@@ -98,15 +109,7 @@ class Catalog:
     def list_stores(self, tenant: TenantId, page: PageRequest = _FIRST_PAGE) -> tuple[list[Store], bool]:
         """The tenant's own stores, and whether there are more."""
         with self._database.reading() as connection:
-            rows, has_more = select_page(
-                connection,
-                table="stores",
-                id_column="id",
-                scope=("tenant", tenant),
-                filters={},
-                request=page,
-            )
-        return [store_of(row) for row in rows], has_more
+            return _STORES.page(connection, tenant, page)
 
     def update_store(
         self,
@@ -138,23 +141,8 @@ class Catalog:
             connection.execute("DELETE FROM store_files WHERE store_id = ?", (store_id,))
             connection.execute("DELETE FROM stores WHERE id = ?", (store_id,))
 
-    def store_usage(
-        self, tenant: TenantId, store_id: StoreId, *, searchable: int | None = None
-    ) -> StoreUsage:
-        """File counts by status, and the bytes of what is completed.
-
-        ``searchable``: journal position up to which searches find documents; files behind it count as
-        in progress. None for no such limit.
-        """
-        usage = self.store_usages(tenant, [store_id], searchable=searchable).get(store_id)
-        if usage is None:
-            raise _no_store(store_id)
-        return usage
-
-    def store_usages(
-        self, tenant: TenantId, store_ids: Sequence[StoreId], *, searchable: int | None = None
-    ) -> dict[StoreId, StoreUsage]:
-        """``store_usage`` of those of the stores that there are."""
+    def store_usages(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> dict[StoreId, StoreUsage]:
+        """Of those stores that there are: file counts by status, and the bytes of what is completed."""
         visible = (
             "SELECT id FROM stores"
             " WHERE id IN (SELECT value FROM json_each(?)) AND (tenant = ? OR domain = ?)"
@@ -163,16 +151,14 @@ class Catalog:
         with self._database.reading() as connection:
             found = [row["id"] for row in connection.execute(visible, asked)]
             rows = connection.execute(
-                "SELECT store_id,"
-                " CASE WHEN status = 'completed' AND position > ? THEN 'in_progress' ELSE status END"
-                " AS status, count(*) AS files, sum(bytes) AS bytes"
-                f" FROM attached_files WHERE store_id IN ({visible}) GROUP BY 1, 2",
-                (2**62 if searchable is None else searchable, *asked),
+                "SELECT store_id, shown_status, count(*) AS files, sum(bytes) AS bytes"
+                f" FROM {self._attached_files()} WHERE store_id IN ({visible}) GROUP BY 1, 2",
+                asked,
             ).fetchall()
         counts = {store_id: dict.fromkeys(StoreFileStatus, 0) for store_id in found}
         bytes_ = dict.fromkeys(found, 0)
         for row in rows:
-            status = StoreFileStatus(row["status"])
+            status = StoreFileStatus(row["shown_status"])
             counts[row["store_id"]][status] = row["files"]
             if status is StoreFileStatus.COMPLETED:
                 bytes_[row["store_id"]] = row["bytes"]
@@ -213,25 +199,7 @@ class Catalog:
     ) -> tuple[list[File], bool]:
         """The tenant's files, and whether there are more."""
         with self._database.reading() as connection:
-            rows, has_more = select_page(
-                connection,
-                table="files",
-                id_column="id",
-                scope=("tenant", tenant),
-                filters={} if purpose is None else {"purpose": purpose},
-                request=page,
-            )
-        return [file_of(row) for row in rows], has_more
-
-    def find_files(self, tenant: TenantId, filename: str, *, sha256: str | None = None) -> list[File]:
-        """Files of this name (and, if given, exactly this content), oldest first."""
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                "SELECT * FROM files WHERE tenant = ? AND filename = ? AND (? IS NULL OR sha256 = ?)"
-                " ORDER BY sequence",
-                (tenant, filename, sha256, sha256),
-            ).fetchall()
-        return [file_of(row) for row in rows]
+            return _FILES.page(connection, tenant, page, purpose=purpose)
 
     def content(self, tenant: TenantId, file_id: DocId) -> bytes:
         """The bytes that were uploaded."""
@@ -288,7 +256,8 @@ class Catalog:
         with self._database.reading() as connection:
             self._owned_store(tenant, store_id)
             row = connection.execute(
-                "SELECT * FROM attached_files WHERE store_id = ? AND file_id = ?", (store_id, file_id)
+                f"SELECT * FROM {self._attached_files()} WHERE store_id = ? AND file_id = ?",
+                (store_id, file_id),
             ).fetchone()
         if row is None:
             raise NotFound(
@@ -303,7 +272,7 @@ class Catalog:
         with self._database.reading() as connection:
             self._owned_store(tenant, store_id)
             rows = connection.execute(
-                "SELECT * FROM attached_files"
+                f"SELECT * FROM {self._attached_files()}"
                 " WHERE store_id = ? AND file_id IN (SELECT value FROM json_each(?))",
                 (store_id, json.dumps(list(file_ids))),
             ).fetchall()
@@ -332,15 +301,8 @@ class Catalog:
         """The files of a store, and whether there are more."""
         with self._database.reading() as connection:
             self._owned_store(tenant, store_id)
-            rows, has_more = select_page(
-                connection,
-                table="attached_files",
-                id_column="file_id",
-                scope=("store_id", store_id),
-                filters={} if status is None else {"status": status},
-                request=page,
-            )
-        return [store_file_of(row) for row in rows], has_more
+            members = Listing(self._attached_files(), "file_id", "store_id", store_file_of)
+            return members.page(connection, store_id, page, shown_status=status)
 
     def detach(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         """Take a file's document out of a store; the file stays."""
@@ -348,21 +310,12 @@ class Catalog:
             self.get_store_file(tenant, store_id, file_id)
             self._remove(connection, store_id, file_id)
 
-    def cancel(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFile:
-        """Give up a file that is in progress; Conflict if it is not."""
-        with self._database.transaction() as connection:
-            file = self.get_store_file(tenant, store_id, file_id)
-            if file.status is not StoreFileStatus.IN_PROGRESS:
-                raise Conflict(
-                    f"file {file_id!r} in vector store {store_id!r} is {file.status}, not in_progress;"
-                    " to take it out, delete it from the store",
-                    param="file_id",
-                )
-            connection.execute(
-                "UPDATE store_files SET status = 'cancelled' WHERE store_id = ? AND file_id = ?",
-                (store_id, file_id),
-            )
-            return self.get_store_file(tenant, store_id, file_id)
+    def _attached_files(self) -> str:
+        """The attached files with their status as it is shown, as a table for FROM."""
+        return (
+            "(SELECT *, CASE WHEN status = 'completed' AND position > "
+            f"{self._searchable():d} THEN 'in_progress' ELSE status END AS shown_status FROM attached_files)"
+        )
 
     def _remove(self, connection: sqlite3.Connection, store_id: StoreId, file_id: DocId) -> None:
         self._journal.delete(store_id, file_id, now=self._clock())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from mygo.corpus.blobs import Blobs
-from mygo.corpus.catalog import Catalog, random_id
+from mygo.corpus.catalog import Catalog, no_limit, random_id
 from mygo.corpus.database import Database
 from mygo.corpus.journal import Journal
 from mygo.corpus.records import (
@@ -19,7 +18,6 @@ from mygo.corpus.records import (
     StoreFile,
     StoreFileStatus,
     file_of,
-    store_file_of,
     store_of,
 )
 from mygo.errors import ConfigError, MygoError, Unavailable, UnparsableDocument
@@ -29,11 +27,12 @@ _log = logging.getLogger(__name__)
 
 
 class Library:
-    """Owns a data directory; give it to one process at a time, and to as many threads as you like.
+    """Owns a data directory; give it to one process at a time.
 
-    ``catalog`` takes uploads and attachments, ``journal`` is for followers, ``process_next`` moves
-    what was attached into the journal. Opening cleans up after a crash; files that were in progress
-    still are, so calling ``process_next`` until it returns None completes each exactly once.
+    ``catalog`` takes uploads and attachments, ``journal`` is for followers, both from as many threads as
+    you like; ``process_next``, called by one of them, moves what was attached into the journal. Opening
+    cleans up after a crash; files that were in progress still are, so calling ``process_next`` until it
+    returns None completes each exactly once.
     """
 
     def __init__(
@@ -43,11 +42,12 @@ class Library:
         *,
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] = random_id,
+        searchable: Callable[[], int] = no_limit,
     ) -> None:
         """Raises ConfigError if the directory or its database cannot be used.
 
-        ``file_chunks``: (file name, bytes) -> chunks, called by every thread that processes. Unavailable
-        from it leaves the file pending, any other error fails it.
+        ``file_chunks``: (file name, bytes) -> chunks. Unavailable from it leaves the file pending, any
+        other error fails it. ``searchable``: see ``Catalog``.
         """
         self._file_chunks = file_chunks
         self._clock = clock
@@ -61,32 +61,26 @@ class Library:
         self._database = Database(data_dir / "corpus.sqlite3")
         self._blobs = blobs
         self.journal = Journal(self._database)
-        self.catalog = Catalog(self._database, self.journal, blobs, clock=clock, new_id=new_id)
+        self.catalog = Catalog(
+            self._database, self.journal, blobs, clock=clock, new_id=new_id, searchable=searchable
+        )
         self.catalog.collect_garbage()
-        self._claimed: set[tuple[StoreId, DocId]] = set()
-        self._claims_lock = threading.Lock()
 
-    def pending(self, limit: int | None = None) -> list[StoreFile]:
-        """Files in progress, of all tenants, in the order in which they were attached."""
+    def pending(self, limit: int | None = None) -> list[tuple[StoreId, DocId]]:
+        """The files in progress, of all tenants, in the order in which they were attached."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT * FROM attached_files WHERE status = 'in_progress' ORDER BY sequence LIMIT ?",
+                "SELECT store_id, file_id FROM store_files WHERE status = 'in_progress'"
+                " ORDER BY sequence LIMIT ?",
                 (-1 if limit is None else limit,),
             ).fetchall()
-        return [store_file_of(row) for row in rows]
+        return [(row["store_id"], row["file_id"]) for row in rows]
 
     def process_next(self) -> StoreFile | None:
-        """Process the oldest pending file that no other thread is at; None if there is none.
-
-        Raises what ``process`` raises.
-        """
-        while claim := self._claim():
-            try:
-                if done := self.process(*claim):
-                    return done
-            finally:
-                with self._claims_lock:
-                    self._claimed.discard(claim)
+        """Process the oldest pending file; None if there is none. Raises what ``process`` raises."""
+        while oldest := self.pending(limit=1):
+            if done := self.process(*oldest[0]):
+                return done
         return None
 
     def process(self, store_id: StoreId, file_id: DocId) -> StoreFile | None:
@@ -133,14 +127,6 @@ class Library:
 
     def close(self) -> None:
         self._database.close()
-
-    def _claim(self) -> tuple[StoreId, DocId] | None:
-        with self._claims_lock:
-            waiting = [(file.store_id, file.file_id) for file in self.pending(len(self._claimed) + 1)]
-            claim = next((pair for pair in waiting if pair not in self._claimed), None)
-            if claim is not None:
-                self._claimed.add(claim)
-            return claim
 
     def _job(self, store_id: StoreId, file_id: DocId) -> tuple[Store, File] | None:
         """The store and the file, if the file is in progress there."""

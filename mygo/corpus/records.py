@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mygo.types import DocId, DomainTag, StoreId, TenantId
@@ -45,7 +45,7 @@ class StoreFileStatus(StrEnum):
     IN_PROGRESS = "in_progress"
     """Promised, durably; not yet searchable."""
     COMPLETED = "completed"
-    """In the journal."""
+    """In the journal, and found by searches."""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -78,9 +78,9 @@ class StoreFile:
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    counts: Mapping[StoreFileStatus, int]
+    counts: Mapping[StoreFileStatus, int] = field(default_factory=lambda: dict.fromkeys(StoreFileStatus, 0))
     """Every status is present."""
-    bytes: int
+    bytes: int = 0
     """Of the files that are completed."""
 
 
@@ -108,11 +108,12 @@ def file_of(row: sqlite3.Row) -> File:
 
 
 def store_file_of(row: sqlite3.Row) -> StoreFile:
+    """``row`` has, beside ``status``, the ``shown_status`` that the catalog derives from it."""
     failed = row["error_message"] is not None
     return StoreFile(
         store_id=row["store_id"],
         file_id=row["file_id"],
-        status=StoreFileStatus(row["status"]),
+        status=StoreFileStatus(row["shown_status"]),
         error=Failure(row["error_code"], row["error_message"]) if failed else None,
         bytes=row["bytes"],
         chunks=row["chunks"],

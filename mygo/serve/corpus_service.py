@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
 
 from ray.serve.handle import DeploymentHandle
 
@@ -19,7 +19,11 @@ from mygo.api.service import (
 )
 from mygo.corpus import File, PageRequest, Store, StoreFile, StoreFileStatus, StoreUsage
 from mygo.serve.calls import reply
-from mygo.types import PUBLIC, StoreId, TenantId
+from mygo.serve.librarian import Librarian
+from mygo.types import PUBLIC, DocId, StoreId, TenantId
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class CorpusService:
@@ -32,77 +36,84 @@ class CorpusService:
         self, tenant: TenantId, *, name: str, metadata: Mapping[str, str], public: bool
     ) -> StoreView:
         domain = PUBLIC if public else None
-        store = await self._catalog("create_store", tenant, name=name, domain=domain, metadata=metadata)
-        return await self._store_view(tenant, store)
+        store = await self._ask(Librarian.create_store, tenant, name=name, domain=domain, metadata=metadata)
+        return (await self._store_views(tenant, [store]))[0]
 
     async def update_store(
         self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
     ) -> StoreView:
-        store = await self._catalog("update_store", tenant, store_id, name=name, metadata=metadata)
-        return await self._store_view(tenant, store)
+        store = await self._ask(Librarian.update_store, tenant, store_id, name=name, metadata=metadata)
+        return (await self._store_views(tenant, [store]))[0]
 
     async def store(self, tenant: TenantId, store_id: StoreId) -> StoreView:
-        return await self._store_view(tenant, await self._catalog("get_store", tenant, store_id))
+        store = await self._ask(Librarian.get_store, tenant, store_id)
+        return (await self._store_views(tenant, [store]))[0]
 
     async def stores(self, tenant: TenantId, page: Page) -> Listing[StoreView]:
-        stores, has_more = await self._catalog("list_stores", tenant, _page(page))
-        usages = await self._catalog("store_usages", tenant, [store.id for store in stores])
-        # a store without was deleted since it was listed
-        views = tuple(_store_view(store, usages[store.id]) for store in stores if store.id in usages)
-        return Listing(views, has_more)
+        stores, has_more = await self._ask(Librarian.list_stores, tenant, _page(page))
+        return Listing(await self._store_views(tenant, stores), has_more)
 
     async def delete_store(self, tenant: TenantId, store_id: StoreId) -> None:
-        await self._catalog("delete_store", tenant, store_id)
+        await self._ask(Librarian.delete_store, tenant, store_id)
 
     async def create_file(self, tenant: TenantId, *, filename: str, purpose: str, content: bytes) -> FileView:
-        return _file_view(await self._catalog("add_file", tenant, filename, content, purpose=purpose))
+        return _file_view(await self._ask(Librarian.add_file, tenant, filename, content, purpose=purpose))
 
-    async def file(self, tenant: TenantId, file_id: str) -> FileView:
-        return _file_view(await self._catalog("get_file", tenant, file_id))
+    async def file(self, tenant: TenantId, file_id: DocId) -> FileView:
+        return _file_view(await self._ask(Librarian.get_file, tenant, file_id))
 
     async def files(self, tenant: TenantId, page: Page, *, purpose: str | None) -> Listing[FileView]:
-        files, has_more = await self._catalog("list_files", tenant, _page(page), purpose=purpose)
+        files, has_more = await self._ask(Librarian.list_files, tenant, _page(page), purpose=purpose)
         return Listing(tuple(_file_view(file) for file in files), has_more)
 
-    async def file_content(self, tenant: TenantId, file_id: str) -> bytes:
-        content: bytes = await self._catalog("content", tenant, file_id)
-        return content
+    async def file_content(self, tenant: TenantId, file_id: DocId) -> bytes:
+        return await self._ask(Librarian.content, tenant, file_id)
 
-    async def delete_file(self, tenant: TenantId, file_id: str) -> None:
-        await self._catalog("delete_file", tenant, file_id)
+    async def delete_file(self, tenant: TenantId, file_id: DocId) -> None:
+        await self._ask(Librarian.delete_file, tenant, file_id)
 
     async def attach_file(
-        self, tenant: TenantId, store_id: StoreId, file_id: str, *, attributes: Attributes
+        self, tenant: TenantId, store_id: StoreId, file_id: DocId, *, attributes: Attributes
     ) -> StoreFileView:
-        member = await self._catalog("attach", tenant, store_id, file_id, attributes=attributes or None)
+        member = await self._ask(Librarian.attach, tenant, store_id, file_id, attributes=attributes or None)
         return _member_view(member)
 
-    async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView:
-        return _member_view(await self._catalog("get_store_file", tenant, store_id, file_id))
+    async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFileView:
+        return _member_view(await self._ask(Librarian.get_store_file, tenant, store_id, file_id))
 
     async def find_store_files(
-        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[str]
+        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
     ) -> tuple[StoreFileView, ...]:
-        members = await self._catalog("find_store_files", tenant, store_id, file_ids)
+        members = await self._ask(Librarian.find_store_files, tenant, store_id, file_ids)
         return tuple(_member_view(member) for member in members)
 
     async def store_files(
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: FileStatus | None
     ) -> Listing[StoreFileView]:
         wanted = StoreFileStatus(status) if status else None
-        members, has_more = await self._catalog(
-            "list_store_files", tenant, store_id, _page(page), status=wanted
+        members, has_more = await self._ask(
+            Librarian.list_store_files, tenant, store_id, _page(page), status=wanted
         )
         return Listing(tuple(_member_view(member) for member in members), has_more)
 
-    async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> None:
-        await self._catalog("detach", tenant, store_id, file_id)
+    async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
+        await self._ask(Librarian.detach, tenant, store_id, file_id)
 
-    async def _catalog(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return await reply(self._librarian.catalog.remote(method, *args, **kwargs), "librarian")
+    async def _ask(
+        self,
+        method: Callable[Concatenate[Librarian, P], Awaitable[T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call a method of the librarian, as typed there, through its handle."""
+        response = getattr(self._librarian, method.__name__).remote(*args, **kwargs)
+        return await reply(response, "librarian")
 
-    async def _store_view(self, tenant: TenantId, store: Store) -> StoreView:
-        return _store_view(store, await self._catalog("store_usage", tenant, store.id))
+    async def _store_views(self, tenant: TenantId, stores: Sequence[Store]) -> tuple[StoreView, ...]:
+        usages = await self._ask(Librarian.store_usages, tenant, [store.id for store in stores])
+        # a store without usage was deleted since it was asked for
+        return tuple(_store_view(store, usages.get(store.id, StoreUsage())) for store in stores)
 
 
 def _store_view(store: Store, usage: StoreUsage) -> StoreView:

@@ -13,19 +13,31 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from mygo.config import Config
-from mygo.corpus import Attributes, ChildChunks, Entry, Library, StoreFile, StoreFileStatus, load_file_chunks
-from mygo.types import DocId, StoreId, TenantId
+from mygo.corpus import (
+    Attributes,
+    ChildChunks,
+    Entry,
+    File,
+    Library,
+    PageRequest,
+    Store,
+    StoreFile,
+    StoreFileStatus,
+    StoreUsage,
+    load_file_chunks,
+)
+from mygo.types import DocId, DomainTag, StoreId, TenantId
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 SHARD_SILENCE_S = 10.0
 """A shard that has said nothing for this long is dead, and nobody waits for it."""
@@ -34,7 +46,11 @@ SECRET_BYTES = 32
 
 
 class Librarian:
-    """Deployment; every method below is called through Ray Serve handles."""
+    """Deployment; every method below is called through Ray Serve handles.
+
+    Those of the same name are ``Catalog``'s: their errors travel to the caller. What deletes returns once
+    live shards no longer find it.
+    """
 
     def __init__(self, config: Config, tokenizer_path: Path) -> None:
         load = partial(
@@ -44,7 +60,10 @@ class Librarian:
             config.corpus.overlap_tokens,
         )
         self._file_chunks = ChildChunks(load, config.corpus.parse_timeout_s)
-        self._library = Library(config.cluster.data_dir, self._file_chunks)
+        self._seen: Mapping[int, tuple[int, float]] = {}
+        """Shard -> (position, when it said so); replaced and never changed, as all threads read it."""
+        self._library = Library(config.cluster.data_dir, self._file_chunks, searchable=self._searchable)
+        self._catalog = self._library.catalog
         self._secret = _cluster_secret(config.cluster.data_dir / "secret")
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus")
         self._searches = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus-search")
@@ -52,40 +71,97 @@ class Librarian:
         self._appended = asyncio.Event()
         self._work = asyncio.Event()
         self._work.set()
-        self._seen: dict[int, tuple[int, float]] = {}
         self._parsing = asyncio.create_task(self._parse_forever())
+
+    # --- stores ----------------------------------------------------------------------------------
+
+    async def create_store(
+        self, tenant: TenantId, *, name: str, domain: DomainTag | None, metadata: Mapping[str, str]
+    ) -> Store:
+        create = self._catalog.create_store
+        return await self._in_thread(create, tenant, name=name, domain=domain, metadata=metadata)
+
+    async def update_store(
+        self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
+    ) -> Store:
+        return await self._in_thread(
+            self._catalog.update_store, tenant, store_id, name=name, metadata=metadata
+        )
+
+    async def get_store(self, tenant: TenantId, store_id: StoreId) -> Store:
+        return await self._in_thread(self._catalog.get_store, tenant, store_id)
+
+    async def list_stores(self, tenant: TenantId, page: PageRequest) -> tuple[list[Store], bool]:
+        return await self._in_thread(self._catalog.list_stores, tenant, page)
+
+    async def store_usages(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> dict[StoreId, StoreUsage]:
+        return await self._in_thread(self._catalog.store_usages, tenant, store_ids)
+
+    async def delete_store(self, tenant: TenantId, store_id: StoreId) -> None:
+        await self._delete(self._catalog.delete_store, tenant, store_id)
+
+    # --- files -----------------------------------------------------------------------------------
+
+    async def add_file(self, tenant: TenantId, filename: str, data: bytes, *, purpose: str) -> File:
+        return await self._in_thread(self._catalog.add_file, tenant, filename, data, purpose=purpose)
+
+    async def get_file(self, tenant: TenantId, file_id: DocId) -> File:
+        return await self._in_thread(self._catalog.get_file, tenant, file_id)
+
+    async def list_files(
+        self, tenant: TenantId, page: PageRequest, *, purpose: str | None
+    ) -> tuple[list[File], bool]:
+        return await self._in_thread(self._catalog.list_files, tenant, page, purpose=purpose)
+
+    async def content(self, tenant: TenantId, file_id: DocId) -> bytes:
+        return await self._in_thread(self._catalog.content, tenant, file_id)
+
+    async def delete_file(self, tenant: TenantId, file_id: DocId) -> None:
+        await self._delete(self._catalog.delete_file, tenant, file_id)
+
+    # --- files of a store ------------------------------------------------------------------------
+
+    async def attach(
+        self, tenant: TenantId, store_id: StoreId, file_id: DocId, *, attributes: Attributes | None
+    ) -> StoreFile:
+        file = await self._in_thread(self._catalog.attach, tenant, store_id, file_id, attributes=attributes)
+        self._work.set()
+        return file
+
+    async def get_store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFile:
+        return await self._in_thread(self._catalog.get_store_file, tenant, store_id, file_id)
+
+    async def find_store_files(
+        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
+    ) -> list[StoreFile]:
+        return await self._in_thread(self._catalog.find_store_files, tenant, store_id, file_ids)
+
+    async def list_store_files(
+        self, tenant: TenantId, store_id: StoreId, page: PageRequest, *, status: StoreFileStatus | None
+    ) -> tuple[list[StoreFile], bool]:
+        return await self._in_thread(self._catalog.list_store_files, tenant, store_id, page, status=status)
+
+    async def detach(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
+        await self._delete(self._catalog.detach, tenant, store_id, file_id)
+
+    # --- for searches, shards and the ingress ----------------------------------------------------
 
     async def secret(self) -> bytes:
         """The key under which sharing domains become salts; the same for the whole cluster."""
         return self._secret
 
-    async def catalog(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Run one method of the catalog; its errors travel to the caller.
-
-        What deletes returns once live shards no longer find it.
-        """
-        if method in ("store_usage", "store_usages"):
-            kwargs["searchable"] = self._searchable()
-        result = await self._in_thread(getattr(self._library.catalog, method), *args, **kwargs)
-        if method in ("attach", "detach", "cancel", "delete_file", "delete_store"):
-            self._work.set()
-            self._announce()
-        if method in ("detach", "delete_file", "delete_store"):
-            await self._wait_for_shards(await self._in_thread(self._library.journal.position))
-        return self._as_seen_by_searches(result)
-
     async def authorize(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> None:
         """Raise NotFound for the first store that does not exist for this tenant."""
         for store_id in store_ids:
-            await self._for_searches(self._library.catalog.get_store, tenant, store_id)
+            await self._for_searches(self._catalog.get_store, tenant, store_id)
 
     async def describe(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
         """The attributes of documents in stores; None for one that was deleted meanwhile."""
-        return await self._for_searches(self._library.catalog.attributes_of, documents)
+        return await self._for_searches(self._catalog.attributes_of, documents)
 
     async def applied(self, shard: int, position: int) -> None:
         """A shard says how far it has come; every second, also while it is busy embedding."""
-        self._seen[shard] = (position, time.monotonic())
+        self._seen = {**self._seen, shard: (position, time.monotonic())}
 
     async def read(self, after: int, limit: int, wait_s: float) -> list[Entry]:
         """Journal entries above a position; waits up to ``wait_s`` for the first one."""
@@ -112,21 +188,13 @@ class Librarian:
         alive = [at for at, seen_s in self._seen.values() if now_s - seen_s < SHARD_SILENCE_S]
         return min(alive) if alive else 0
 
-    async def _wait_for_shards(self, position: int) -> None:
+    async def _delete(self, delete: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        await self._in_thread(delete, *args, **kwargs)
+        self._announce()
+        position = await self._in_thread(self._library.journal.position)
         deadline_s = time.monotonic() + DELETION_WAIT_S
         while self._searchable() < position and time.monotonic() < deadline_s:  # noqa: ASYNC110  bounded
             await asyncio.sleep(0.02)
-
-    def _as_seen_by_searches(self, result: Any) -> Any:
-        """Journalled but not yet found by a search is still in progress for a client that polls."""
-        match result:
-            case StoreFile(status=StoreFileStatus.COMPLETED) if result.position > self._searchable():
-                return replace(result, status=StoreFileStatus.IN_PROGRESS)
-            case list() as items:
-                return [self._as_seen_by_searches(item) for item in items]
-            case (list() as items, bool() as has_more):
-                return self._as_seen_by_searches(items), has_more
-        return result
 
     async def _parse_forever(self) -> None:
         while True:
@@ -145,12 +213,13 @@ class Librarian:
         announced, self._appended = self._appended, asyncio.Event()
         announced.set()
 
-    async def _in_thread(self, work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        return await loop.run_in_executor(self._threads, partial(work, *args, **kwargs))
 
-    async def _for_searches(self, read: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._searches, read, *args)
+    async def _for_searches(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._searches, partial(read, *args, **kwargs))
 
 
 def _cluster_secret(path: Path) -> bytes:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from mygo.api.schemas.base import Body, Part, one_or_many
 from mygo.api.schemas.rag import FilterPart, RankingOptions, is_scalar
 from mygo.api.service import Page
+from mygo.types import DocId
 
 _CHUNKING = "chunks are cut alike in the whole deployment (corpus.chunk_tokens); leave it out, or send 'auto'"
 _EXPIRY = "nothing expires by itself; delete it when it is no longer needed"
@@ -34,7 +35,7 @@ Attributes = Annotated[dict[Key, object], Field(max_length=16), AfterValidator(_
 
 class StoreBody(Body):
     name: str | None = Field(default=None, max_length=256)
-    file_ids: list[str] | None = Field(default=None, max_length=_MAX_BATCH_FILES)
+    file_ids: list[DocId] | None = Field(default=None, max_length=_MAX_BATCH_FILES)
     metadata: Metadata | None = None
     domain: Literal["tenant", "public"] | None = None
     """MyGO's own: every tenant may read a public store."""
@@ -64,7 +65,7 @@ class SearchBody(Body):
 
 
 class AttachBody(Body):
-    file_id: str = Field(min_length=1)
+    file_id: DocId = Field(min_length=1)
     attributes: Attributes | None = None
 
     REFUSED: ClassVar = {"chunking_strategy": _CHUNKING}
@@ -72,12 +73,12 @@ class AttachBody(Body):
 
 
 class BatchFile(Part):
-    file_id: str = Field(min_length=1)
+    file_id: DocId = Field(min_length=1)
     attributes: Attributes | None = None
 
 
 class BatchBody(Body):
-    file_ids: list[str] | None = Field(default=None, max_length=_MAX_BATCH_FILES)
+    file_ids: list[DocId] | None = Field(default=None, max_length=_MAX_BATCH_FILES)
     files: list[BatchFile] | None = Field(default=None, max_length=_MAX_BATCH_FILES)
     attributes: Attributes | None = None
     """Of every file in ``file_ids``."""
@@ -92,7 +93,7 @@ class BatchBody(Body):
         return self
 
     @property
-    def items(self) -> list[tuple[str, dict[str, object]]]:
+    def items(self) -> list[tuple[DocId, dict[str, object]]]:
         """(file id, attributes) of every file."""
         if self.files:
             return [(file.file_id, file.attributes or {}) for file in self.files]

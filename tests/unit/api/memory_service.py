@@ -178,7 +178,7 @@ class MemoryService:
             raise NotFound(f"vector store {store_id!r} does not exist", param="vector_store_id")
         return store
 
-    def _file(self, tenant: TenantId, file_id: str) -> _File:
+    def _file(self, tenant: TenantId, file_id: DocId) -> _File:
         file = self._files.get(file_id)
         if file is None or file.tenant != tenant:
             raise NotFound(f"file {file_id!r} does not exist", param="file_id")
@@ -231,7 +231,7 @@ class MemoryService:
         self._files[view.id] = _File(tenant, view, content)
         return view
 
-    async def file(self, tenant: TenantId, file_id: str) -> FileView:
+    async def file(self, tenant: TenantId, file_id: DocId) -> FileView:
         return self._file(tenant, file_id).view
 
     async def files(self, tenant: TenantId, page: Page, *, purpose: str | None) -> Listing[FileView]:
@@ -242,10 +242,10 @@ class MemoryService:
         ]
         return page_of(mine, page, key=lambda file: file.id)
 
-    async def file_content(self, tenant: TenantId, file_id: str) -> bytes:
+    async def file_content(self, tenant: TenantId, file_id: DocId) -> bytes:
         return self._file(tenant, file_id).content
 
-    async def delete_file(self, tenant: TenantId, file_id: str) -> None:
+    async def delete_file(self, tenant: TenantId, file_id: DocId) -> None:
         self._file(tenant, file_id)
         for store in self._stores.values():
             store.files.pop(file_id, None)
@@ -257,7 +257,7 @@ class MemoryService:
         self,
         tenant: TenantId,
         store_id: StoreId,
-        file_id: str,
+        file_id: DocId,
         *,
         attributes: Mapping[str, str | float | bool],
     ) -> StoreFileView:
@@ -270,11 +270,11 @@ class MemoryService:
         store.files[file_id] = view
         return view
 
-    async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView:
+    async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFileView:
         self.lookups += 1
         return self._polled(tenant, store_id, file_id)
 
-    def _polled(self, tenant: TenantId, store_id: StoreId, file_id: str) -> StoreFileView:
+    def _polled(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFileView:
         store = self._store(tenant, store_id)
         if file_id not in store.files:
             raise NotFound(f"file {file_id!r} is not in {store_id!r}", param="file_id")
@@ -290,7 +290,7 @@ class MemoryService:
         return view
 
     async def find_store_files(
-        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[str]
+        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
     ) -> tuple[StoreFileView, ...]:
         self.lookups += 1
         here = [file_id for file_id in file_ids if file_id in self._store(tenant, store_id).files]
@@ -306,7 +306,7 @@ class MemoryService:
         ]
         return page_of(members, page, key=lambda file: file.file_id)
 
-    async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: str) -> None:
+    async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         await self.store_file(tenant, store_id, file_id)
         del self._store(tenant, store_id).files[file_id]
 

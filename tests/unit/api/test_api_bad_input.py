@@ -346,11 +346,11 @@ def test_no_body_causes_anything_but_a_bad_request(model, fields):
 )
 def test_body_is_refused_soon_when_it_holds_very_many_things(model, body, param) -> None:
     raw = json.dumps(body).encode()
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     with pytest.raises(BadRequest) as refusal:
         parse_json(model, raw)
     assert refusal.value.param == param
-    assert time.perf_counter() - began_s < QUICK_S / 2
+    assert time.process_time() - began_s < QUICK_S / 2
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

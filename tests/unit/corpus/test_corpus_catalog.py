@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mygo.corpus import Catalog, Library, PageRequest, StoreFileStatus
-from mygo.errors import BadRequest, Conflict, MygoError, NotFound, OutOfSpace
+from mygo.errors import BadRequest, MygoError, NotFound, OutOfSpace
 from mygo.types import PUBLIC, DocId, DomainTag, StoreId, TenantId
 
 ACME, RIVAL = TenantId("acme"), TenantId("rival")
@@ -59,13 +59,11 @@ def test_every_method_answers_alike_when_an_id_is_unknown_or_anothers(catalog: C
         lambda s, f: catalog.get_store(RIVAL, s),
         lambda s, f: catalog.update_store(RIVAL, s, name="x"),
         lambda s, f: catalog.delete_store(RIVAL, s),
-        lambda s, f: catalog.store_usage(RIVAL, s),
         lambda s, f: catalog.find_store_files(RIVAL, s, [f]),
         lambda s, f: catalog.list_store_files(RIVAL, s),
         lambda s, f: catalog.attach(RIVAL, s, own_file),
         lambda s, f: catalog.get_store_file(RIVAL, s, own_file),
         lambda s, f: catalog.detach(RIVAL, s, own_file),
-        lambda s, f: catalog.cancel(RIVAL, s, own_file),
         lambda s, f: catalog.get_file(RIVAL, f),
         lambda s, f: catalog.content(RIVAL, f),
         lambda s, f: catalog.delete_file(RIVAL, f),
@@ -84,7 +82,7 @@ def test_every_method_answers_alike_when_an_id_is_unknown_or_anothers(catalog: C
             messages.append(str(caught.value).replace(s, "STORE").replace(f, "FILE"))
         assert messages[0] == messages[1]
     assert catalog.list_stores(RIVAL)[0] == [catalog.get_store(RIVAL, own_store)]
-    assert catalog.find_files(RIVAL, "a.txt") == [catalog.get_file(RIVAL, own_file)]
+    assert catalog.store_usages(RIVAL, [store]) == {}
     assert catalog.get_store_file(ACME, store, file).status is StoreFileStatus.IN_PROGRESS
 
 
@@ -161,12 +159,12 @@ def test_lists_filter_by_purpose_and_status(library: Library) -> None:
     assert [
         f.file_id for f in catalog.list_store_files(ACME, store, page, status=StoreFileStatus.COMPLETED)[0]
     ] == [good.id]
-    usage = catalog.store_usage(ACME, store)
+    usage = catalog.store_usages(ACME, [store])[store]
     assert usage.bytes == 5
     assert usage.counts == {"in_progress": 0, "completed": 1, "failed": 1, "cancelled": 0}
 
 
-def test_store_usages_are_those_of_each_store_that_may_be_seen(library: Library) -> None:
+def test_store_usages_are_of_the_stores_that_may_be_seen(library: Library) -> None:
     catalog = library.catalog
     stores = [catalog.create_store(ACME).id for _ in range(3)]
     public, hidden = catalog.create_store(RIVAL, domain=PUBLIC).id, catalog.create_store(RIVAL).id
@@ -175,16 +173,38 @@ def test_store_usages_are_those_of_each_store_that_may_be_seen(library: Library)
         catalog.attach(ACME, store, file)
         library.process(store, file)
     catalog.attach(ACME, stores[1], bad)
-    asked = [*stores, public, hidden, StoreId("vs_none")]
-    for searchable in (None, 1):
-        usages = catalog.store_usages(ACME, asked, searchable=searchable)
-        assert usages == {
-            store: catalog.store_usage(ACME, store, searchable=searchable) for store in [*stores, public]
-        }
-    assert usages[stores[0]].counts == {"in_progress": 0, "completed": 1, "failed": 1, "cancelled": 0}
-    assert usages[stores[1]].counts == {"in_progress": 2, "completed": 0, "failed": 0, "cancelled": 0}
-    assert [usages[store].bytes for store in stores] == [5, 0, 0]
+    usages = catalog.store_usages(ACME, [*stores, public, hidden, StoreId("vs_none")])
+    counted = {"in_progress": 0, "completed": 0, "failed": 0, "cancelled": 0}
+    assert {store: (usage.counts, usage.bytes) for store, usage in usages.items()} == {
+        stores[0]: (counted | {"completed": 1, "failed": 1}, 5),
+        stores[1]: (counted | {"completed": 1, "in_progress": 1}, 5),
+        stores[2]: (counted, 0),
+        public: (counted, 0),
+    }
     assert catalog.store_usages(ACME, []) == {}
+
+
+def test_file_is_in_progress_however_it_is_asked_for_until_searches_find_it(library: Library) -> None:
+    searchable = 0
+    catalog = Catalog(
+        library._database, library.journal, library._blobs, clock=lambda: 1.0, searchable=lambda: searchable
+    )
+    store = catalog.create_store(ACME).id
+    early, late = (catalog.add_file(ACME, name, b"words").id for name in ("a.txt", "b.txt"))
+    for file in (early, late):
+        catalog.attach(ACME, store, file)
+        library.process(store, file)
+    for searchable in (0, 1, 2):
+        found = {file: n <= searchable for n, file in enumerate((early, late), 1)}
+        for file, status in ((f, "completed" if there else "in_progress") for f, there in found.items()):
+            assert catalog.get_store_file(ACME, store, file).status == status
+            assert catalog.find_store_files(ACME, store, [file])[0].status == status
+            assert catalog.attach(ACME, store, file).status == status
+        listed, _ = catalog.list_store_files(ACME, store, status=StoreFileStatus.COMPLETED)
+        assert {file.file_id for file in listed} == {file for file, there in found.items() if there}
+        usage = catalog.store_usages(ACME, [store])[store]
+        assert (usage.counts["completed"], usage.counts["in_progress"]) == (searchable, 2 - searchable)
+        assert usage.bytes == 5 * searchable
 
 
 def test_find_store_files_gives_those_of_the_store_in_the_order_asked_for(library: Library) -> None:
@@ -200,15 +220,6 @@ def test_find_store_files_gives_those_of_the_store_in_the_order_asked_for(librar
         catalog.get_store_file(ACME, store, file) for file in (files[2], files[1])
     ]
     assert catalog.find_store_files(ACME, store, []) == []
-
-
-def test_find_files_matches_name_and_content_of_the_tenant(catalog: Catalog) -> None:
-    first = catalog.add_file(ACME, "a.txt", b"one")
-    second = catalog.add_file(ACME, "a.txt", b"two")
-    catalog.add_file(ACME, "b.txt", b"one")
-    assert catalog.find_files(ACME, "a.txt") == [first, second]
-    assert catalog.find_files(ACME, "a.txt", sha256=first.sha256) == [first]
-    assert catalog.find_files(RIVAL, "a.txt") == []
 
 
 def test_blob_lives_as_long_as_any_file_refers_to_it(catalog: Catalog, tmp_path: Path) -> None:
@@ -277,17 +288,16 @@ def test_attach_keeps_state_when_repeated(library: Library) -> None:
     assert library.pending() == [] and library.journal.position() == 1
 
 
-def test_attach_begins_anew_when_it_was_cancelled(library: Library) -> None:
+def test_attach_begins_anew_when_it_had_failed(library: Library) -> None:
     catalog = library.catalog
-    store, file = catalog.create_store(ACME).id, catalog.add_file(ACME, "a.txt", b"words").id
+    store, file = catalog.create_store(ACME).id, catalog.add_file(ACME, "a.txt", b"").id
     catalog.attach(ACME, store, file)
-    assert catalog.cancel(ACME, store, file).status is StoreFileStatus.CANCELLED
-    assert library.process(store, file) is None and library.process_next() is None
-    with pytest.raises(Conflict, match="is cancelled, not in_progress"):
-        catalog.cancel(ACME, store, file)
-    assert catalog.attach(ACME, store, file).status is StoreFileStatus.IN_PROGRESS
-    assert library.process(store, file) is not None
-    assert library.journal.position() == 1
+    failed = library.process(store, file)
+    assert failed is not None and failed.status is StoreFileStatus.FAILED
+    assert library.process_next() is None
+    again = catalog.attach(ACME, store, file)
+    assert (again.status, again.error) == (StoreFileStatus.IN_PROGRESS, None)
+    assert library.pending() == [(store, file)]
 
 
 def test_attributes_are_given_for_what_is_attached(catalog: Catalog) -> None:

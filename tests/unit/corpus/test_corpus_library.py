@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,7 +30,7 @@ def live(library: Library, store: StoreId) -> list[DocId]:
 def test_process_puts_a_document_into_the_journal(library: Library) -> None:
     store = library.catalog.create_store(ACME, domain=PUBLIC).id
     file = attached(library, store, "# One\n\nthe quick brown fox\n\n# Two\n\nthe lazy dog", "a.md")
-    assert [f.file_id for f in library.pending()] == [file]
+    assert library.pending() == [(store, file)]
     done = library.process_next()
     assert done is not None and (done.status, done.chunks) == (StoreFileStatus.COMPLETED, 2)
     (entry,) = library.journal.read()
@@ -105,14 +103,14 @@ def test_process_leaves_the_file_pending_when_the_disk_is_full(library: Library)
         connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(OutOfSpace):
         library.process_next()
-    assert library.journal.position() == 0 and [f.file_id for f in library.pending()] == [file]
+    assert library.journal.position() == 0 and library.pending() == [(store, file)]
     with library._database.transaction() as connection:
         connection.execute("PRAGMA max_page_count = 1000000")
     assert drain(library) == [StoreFileStatus.COMPLETED]
     assert library.journal.position() == 1
 
 
-@pytest.mark.parametrize("interruption", ["detach", "cancel", "delete_file", "delete_store"])
+@pytest.mark.parametrize("interruption", ["detach", "delete_file", "delete_store"])
 def test_process_changes_nothing_when_the_file_goes_away_meanwhile(
     library: Library, monkeypatch: pytest.MonkeyPatch, interruption: str
 ) -> None:
@@ -122,7 +120,6 @@ def test_process_changes_nothing_when_the_file_goes_away_meanwhile(
     chunks = library._file_chunks
     interrupt = {
         "detach": lambda: catalog.detach(ACME, store, file),
-        "cancel": lambda: catalog.cancel(ACME, store, file),
         "delete_file": lambda: catalog.delete_file(ACME, file),
         "delete_store": lambda: catalog.delete_store(ACME, store),
     }[interruption]
@@ -169,7 +166,7 @@ def test_process_leaves_nothing_behind_when_it_dies_before_its_commit(
         with pytest.raises(KeyboardInterrupt):
             library.process_next()
     assert library.journal.position() == 0 and live(library, store) == []
-    assert [f.file_id for f in library.pending()] == [file]
+    assert library.pending() == [(store, file)]
     assert drain(library) == [StoreFileStatus.COMPLETED]
 
 
@@ -221,42 +218,6 @@ def test_deleting_a_store_deletes_its_documents_but_not_the_files(library: Libra
     assert [(type(e), e.doc_id) for e in library.journal.read(3)] == [(Delete, f) for f in files]
     assert library.pending() == [] and live(library, other) == [files[0]]
     assert catalog.content(ACME, files[1]) == b"two"
-
-
-def test_threads_process_each_file_exactly_once(library: Library) -> None:
-    store = library.catalog.create_store(ACME).id
-    files = [attached(library, store, f"document {i} " * 50) for i in range(24)]
-    start = threading.Barrier(4)
-
-    def work() -> int:
-        start.wait()
-        return len(drain(library))
-
-    with ThreadPoolExecutor(4) as pool:
-        done = sum(future.result() for future in [pool.submit(work) for _ in range(4)])
-    assert done == 24 and library.journal.position() == 24
-    assert sorted(live(library, store)) == sorted(files)
-
-
-def test_threads_work_at_different_files_at_the_same_time(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = library.catalog.create_store(ACME).id
-    for text in ("one", "two"):
-        attached(library, store, text)
-    both_are_chunking = threading.Barrier(2, timeout=20)
-    texts = []
-
-    def meeting(filename: str, data: bytes) -> list[str]:
-        texts.append(data)
-        both_are_chunking.wait()
-        return [data.decode()]
-
-    monkeypatch.setattr(library, "_file_chunks", meeting)
-    with ThreadPoolExecutor(2) as pool:
-        done = [future.result() for future in [pool.submit(library.process_next) for _ in range(2)]]
-    assert sorted(texts) == [b"one", b"two"]
-    assert all(file is not None and file.status is StoreFileStatus.COMPLETED for file in done)
 
 
 def test_reopened_library_completes_what_was_pending(open_library: Callable[[], Library]) -> None:

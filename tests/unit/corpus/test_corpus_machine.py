@@ -165,7 +165,7 @@ class LibraryMachine(RuleBasedStateMachine):
 
     @invariant()
     def catalog_is_the_model(self) -> None:
-        pending = {(f.store_id, f.file_id) for f in self.library.pending()}
+        pending = set(self.library.pending())
         assert pending == {p for p, s in self.attached.items() if s is StoreFileStatus.IN_PROGRESS}
         blobs = {path.read_bytes().decode() for path in (self.data_dir / "blobs").iterdir()}
         assert blobs == {text for _, text in self.files.values()}

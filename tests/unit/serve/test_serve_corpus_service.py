@@ -3,65 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import pytest
+from open_librarian import open_librarian
 from tokenizers import Tokenizer
 
 from mygo.api.service import Page
-from mygo.corpus import Chunker, Library
 from mygo.serve.corpus_service import CorpusService
-from mygo.types import TenantId
+from mygo.serve.librarian import Librarian
+from mygo.types import DocId, TenantId
 
 ACME = TenantId("acme")
 
 
-class Librarian:
-    """A handle to a library in this process; ``calls`` has the name of each catalog method called."""
+class Handle:
+    """Of a librarian in this process; ``calls`` has the name of each method called."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, librarian: Librarian) -> None:
+        self._librarian = librarian
         self.calls: list[str] = []
 
-    @property
-    def catalog(self) -> Librarian:
-        return self
+    def __getattr__(self, method: str) -> Any:
+        def remote(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(method)
+            return getattr(self._librarian, method)(*args, **kwargs)
 
-    async def remote(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        self.calls.append(method)
-        return getattr(self.library.catalog, method)(*args, **kwargs)
-
-
-@pytest.fixture
-def librarian(tmp_path: Path, byte_tokenizer: Tokenizer) -> Iterator[Librarian]:
-    library = Library(tmp_path / "data", Chunker(byte_tokenizer, 16).file_chunks)
-    yield Librarian(library)
-    library.close()
+        return SimpleNamespace(remote=remote)
 
 
-def test_lists_are_as_the_single_views_when_asked_with_few_calls(librarian: Librarian) -> None:
+def test_lists_are_as_the_single_views_when_asked_with_few_calls(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
     async def scenario() -> None:
-        service = CorpusService(librarian)  # type: ignore[arg-type]
-        files = [
-            (await service.create_file(ACME, filename="a.txt", purpose="x", content=b"w")).id for _ in "abc"
-        ]
-        stores = [await service.create_store(ACME, name=n, metadata={}, public=n == "b") for n in "abcd"]
-        for file in files:
-            await service.attach_file(ACME, stores[1].id, file, attributes={"file": file})
-        singly = [await service.store(ACME, store.id) for store in stores]
-        members = [await service.store_file(ACME, stores[1].id, file) for file in files]
-        page = Page(descending=False)
+        async with open_librarian(tmp_path, byte_tokenizer) as librarian:
+            handle = Handle(librarian)
+            service = CorpusService(handle)  # type: ignore[arg-type]
+            files = [
+                (await service.create_file(ACME, filename="a.txt", purpose="x", content=b"w")).id
+                for _ in "abc"
+            ]
+            stores = [await service.create_store(ACME, name=n, metadata={}, public=n == "b") for n in "abcd"]
+            for file in files:
+                await service.attach_file(ACME, stores[1].id, file, attributes={"file": file})
+            singly = [await service.store(ACME, store.id) for store in stores]
+            members = [await service.store_file(ACME, stores[1].id, file) for file in files]
+            page = Page(descending=False)
 
-        librarian.calls.clear()
-        assert (await service.stores(ACME, page)).items == tuple(singly)
-        assert librarian.calls == ["list_stores", "store_usages"]
-        librarian.calls.clear()
-        assert (await service.store_files(ACME, stores[1].id, page, status=None)).items == tuple(members)
-        assert await service.find_store_files(ACME, stores[1].id, [*files[1:], "file-none"]) == tuple(
-            members[1:]
-        )
-        assert librarian.calls == ["list_store_files", "find_store_files"]
+            handle.calls.clear()
+            assert (await service.stores(ACME, page)).items == tuple(singly)
+            assert handle.calls == ["list_stores", "store_usages"]
+            handle.calls.clear()
+            assert (await service.store_files(ACME, stores[1].id, page, status=None)).items == tuple(members)
+            assert await service.find_store_files(
+                ACME, stores[1].id, [*files[1:], DocId("file-none")]
+            ) == tuple(members[1:])
+            assert handle.calls == ["list_store_files", "find_store_files"]
 
     asyncio.run(scenario())

@@ -3,74 +3,73 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
+from open_librarian import open_librarian
 from tokenizers import Tokenizer
 
-from mygo.config import ClusterConfig, Config
 from mygo.serve.librarian import Librarian
-from mygo.types import TenantId
+from mygo.types import DocId, StoreId, TenantId
 
 ACME = TenantId("acme")
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return Config(cluster=ClusterConfig(data_dir=tmp_path / "data"))
+async def store_of(librarian: Librarian, tenant: TenantId = ACME) -> StoreId:
+    return (await librarian.create_store(tenant, name="", domain=None, metadata={})).id
 
 
-@contextlib.asynccontextmanager
-async def opened(config: Config, tokenizer: Tokenizer) -> AsyncIterator[Librarian]:
-    config.cluster.data_dir.mkdir(parents=True)
-    tokenizer.save(str(config.cluster.data_dir / "tokenizer.json"))
-    librarian = Librarian(config, config.cluster.data_dir)
-    try:
-        yield librarian
-    finally:
-        librarian._library.close()
-        librarian._file_chunks.close()
-
-
-def test_file_is_in_progress_however_it_is_listed_until_shards_have_it(
-    config: Config, byte_tokenizer: Tokenizer
-) -> None:
+def test_file_is_in_progress_until_every_live_shard_has_it(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
     async def scenario() -> None:
-        async with opened(config, byte_tokenizer) as librarian:
-            store = (await librarian.catalog("create_store", ACME)).id
-            file = (await librarian.catalog("add_file", ACME, "a.txt", b"words")).id
-            await librarian.catalog("attach", ACME, store, file)
+        async with open_librarian(tmp_path, byte_tokenizer) as librarian:
+            store = await store_of(librarian)
+            file = (await librarian.add_file(ACME, "a.txt", b"words", purpose="assistants")).id
+            await librarian.attach(ACME, store, file, attributes=None)
             async with asyncio.timeout(20):
                 while (await librarian.status())["position"] == 0:  # noqa: ASYNC110  bounded
                     await asyncio.sleep(0.02)
-            for searchable, status in ((0, "in_progress"), (1, "completed")):
-                await librarian.applied(0, searchable)
-                (found,) = await librarian.catalog("find_store_files", ACME, store, [file])
-                (listed,), _ = await librarian.catalog("list_store_files", ACME, store)
-                assert found == listed == await librarian.catalog("get_store_file", ACME, store, file)
-                assert found.status == status
-                assert (await librarian.catalog("store_usages", ACME, [store]))[store].counts[status] == 1
+            reports = (((0, 0),), ((0, 1), (1, 0)), ((1, 1),))
+            for applied, status in zip(reports, ("in_progress", "in_progress", "completed"), strict=True):
+                for shard, position in applied:
+                    await librarian.applied(shard, position)
+                assert (await librarian.get_store_file(ACME, store, file)).status == status
+                assert (await librarian.store_usages(ACME, [store]))[store].counts[status] == 1
+
+    asyncio.run(scenario())
+
+
+def test_deletion_returns_when_the_shards_have_it(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    async def scenario() -> None:
+        async with open_librarian(tmp_path, byte_tokenizer) as librarian:
+            store = await store_of(librarian)
+            file = (await librarian.add_file(ACME, "a.txt", b"words", purpose="assistants")).id
+            await librarian.attach(ACME, store, file, attributes=None)
+            async with asyncio.timeout(20):
+                (upsert,) = await librarian.read(0, 10, wait_s=20)
+                await librarian.applied(0, upsert.position)
+                deletion = asyncio.create_task(librarian.detach(ACME, store, file))
+                (delete,) = await librarian.read(upsert.position, 10, wait_s=20)
+                assert not deletion.done()
+                await librarian.applied(0, delete.position)
+                await deletion
 
     asyncio.run(scenario())
 
 
 def test_search_is_authorized_when_more_writers_wait_than_there_are_threads(
-    config: Config, byte_tokenizer: Tokenizer
+    tmp_path: Path, byte_tokenizer: Tokenizer
 ) -> None:
     async def scenario() -> None:
-        async with opened(config, byte_tokenizer) as librarian:
-            store = await librarian.catalog("create_store", ACME)
-            other_process = sqlite3.connect(config.cluster.data_dir / "corpus.sqlite3", isolation_level=None)
+        async with open_librarian(tmp_path, byte_tokenizer) as librarian:
+            store = await store_of(librarian)
+            other_process = sqlite3.connect(tmp_path / "corpus.sqlite3", isolation_level=None)
             other_process.execute("BEGIN IMMEDIATE")
-            writers = [asyncio.create_task(librarian.catalog("create_store", ACME)) for _ in range(12)]
+            writers = [asyncio.create_task(store_of(librarian)) for _ in range(12)]
             await asyncio.sleep(0.05)
             try:
                 async with asyncio.timeout(5):
-                    await librarian.authorize(ACME, [store.id])
-                    assert await librarian.describe([(store.id, "file-none")]) == [None]
+                    await librarian.authorize(ACME, [store])
+                    assert await librarian.describe([(store, DocId("file-none"))]) == [None]
                 assert not any(writer.done() for writer in writers)
             finally:
                 other_process.execute("ROLLBACK")
