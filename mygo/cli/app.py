@@ -15,6 +15,7 @@ from mygo import config as configs
 from mygo.cli import checks, cluster, intake, state
 from mygo.cli import demo as demos
 from mygo.cli import start as up_command
+from mygo.cli import trace as traces
 from mygo.cli.ask import DEFAULT_STORE, Question, ask, choose_store, print_citations, print_times
 from mygo.cli.client import Client, Json, find_url, pick_server
 from mygo.cli.status import collect, print_status
@@ -214,6 +215,26 @@ def down(cluster_name: ClusterName = None) -> None:
         stopped = cluster.stop(server)
     how = f"; {stopped.killed} processes did not end by themselves and were killed" if stopped.killed else ""
     out.print(f"stopped {stopped.name} in {stopped.took_s:.0f} s{how}")
+
+
+@app.command(epilog="Examples: mygo trace ragpulse --requests 500 --out t.jsonl;  mygo trace recorded.jsonl")
+def trace(
+    what: Annotated[str, typer.Argument(help="a preset, or a trace file: MyGO's, RAGPulse's, Mooncake's")],
+    seed: Annotated[int | None, typer.Option(help="of a preset; without one, 0")] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="only so many, from the beginning")] = None,
+    rate: Annotated[float | None, typer.Option(help="mean requests per second")] = None,
+    token_scale: Annotated[float, typer.Option(help="factor on the length of every text of a prompt")] = 1.0,
+    out_path: Annotated[Path | None, typer.Option("--out", help="also write it to this file")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a trace is like, beside the published figures that a preset must meet."""
+    found = traces.find(traces.Wish(what, seed, requests, rate, token_scale))
+    if as_json:
+        print_json(traces.as_json(found))
+    else:
+        traces.show(found)
+    if out_path is not None:
+        traces.write(found.trace, out_path, silent=as_json)
 
 
 @app.command()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import islice, pairwise
+from random import Random
+from statistics import fmean, pstdev
 
 import pytest
 from hypothesis import given, settings
@@ -12,12 +15,11 @@ from hypothesis import strategies as st
 
 from mygo.errors import BadTrace
 from mygo.types import PUBLIC
-from mygo.workloads.arrivals import Arrivals
+from mygo.workloads.arrivals import Arrivals, arrive
 from mygo.workloads.cut import first
 from mygo.workloads.generate import PROBER, SYSTEM, generate
 from mygo.workloads.lengths import Lengths
 from mygo.workloads.recipe import Drift, Recipe, Sessions, Tenants
-from mygo.workloads.statistics import describe
 from mygo.workloads.topics import Retrieval, Zipf
 from mygo.workloads.trace import Trace
 
@@ -45,7 +47,7 @@ def asked(trace: Trace) -> list[tuple[str, ...]]:
     return [request.documents for request in trace.requests]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(0, 2**31), st.integers(1, 120), st.sampled_from([PLAIN, FULL]))
 def test_trace_is_whole_when_generated(seed: int, requests: int, recipe: Recipe) -> None:
     trace = generate(replace(recipe, requests=requests), seed)
@@ -70,7 +72,7 @@ def test_trace_differs_when_the_seed_differs() -> None:
     assert asked(generate(PLAIN, 1)) != asked(generate(PLAIN, 2))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(1, 200), st.sampled_from([PLAIN, FULL]))
 def test_shorter_trace_is_the_beginning_of_a_longer_one(requests: int, recipe: Recipe) -> None:
     short = generate(replace(recipe, requests=requests), 7)
@@ -120,7 +122,7 @@ def test_history_grows_by_a_turn_when_a_session_goes_on() -> None:
         turns[request.session].append(request.history)
     for histories in turns.values():
         assert [len(history) for history in histories] == list(range(len(histories)))
-        assert all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(histories))
+        assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(histories))
     assert 400 / len(turns) == pytest.approx(3.0, rel=0.2)
 
 
@@ -140,29 +142,37 @@ def test_prober_brings_others_private_words_into_its_own_domain() -> None:
             assert original.domain not in (PUBLIC, PROBER)
 
 
-@pytest.mark.parametrize(("cv", "peak"), [(1.0, 1.0), (3.0, 1.0), (1.0, 3.5)])
-def test_arrivals_have_the_stated_rate_and_spread(cv: float, peak: float) -> None:
-    recipe = replace(
-        PLAIN, requests=12_000, arrivals=Arrivals(12_000 / (20 * 86_400), cv=cv, peak_factor=peak)
-    )
-    found = describe(generate(recipe, 1))
-    assert found.mean_rate_per_s == pytest.approx(recipe.arrivals.rate_per_s, rel=0.06)
-    if peak == 1.0:
-        assert found.interarrival_cv == pytest.approx(cv, rel=0.06)
-    else:
-        hours = Counter(int(each.arrival_s // 3_600) % 24 for each in generate(recipe, 1).requests)
-        assert max(hours.values()) / 500 == pytest.approx(peak, rel=0.1)
+def times(law: Arrivals, arrivals: int, seed: int = 1) -> list[float]:
+    """Of the first so many arrivals, siblings included."""
+    drawn = islice(arrive(law, Random(seed)), arrivals)
+    return sorted(at_s for each in drawn for at_s in (each.at_s, *each.siblings_s))
+
+
+@pytest.mark.parametrize("cv", [0.5, 1.0, 3.0])
+def test_arrivals_have_the_stated_rate_and_spread(cv: float) -> None:
+    came = times(Arrivals(2.0, cv=cv), 20_000)
+    gaps = [later - earlier for earlier, later in pairwise(came)]
+    assert len(came) / came[-1] == pytest.approx(2.0, rel=0.06)
+    assert pstdev(gaps) / fmean(gaps) == pytest.approx(cv, rel=0.06)
+
+
+@pytest.mark.parametrize("peak", [1.5, 3.5, 20.0])
+def test_busiest_hour_is_as_busy_as_stated_and_days_keep_the_mean_rate(peak: float) -> None:
+    came = times(Arrivals(1_000 / 86_400, peak_factor=peak), 40_000)
+    assert came[-1] / 86_400 == pytest.approx(40, rel=0.02)
+    minutes = Counter(int(at_s % 86_400 // 600) for at_s in came)
+    assert minutes.most_common(1)[0][0] in range(60, 84), "around noon"
+    noon = sum(minutes[ten] for ten in (71, 72)) / 2
+    assert noon / (40_000 / 144) == pytest.approx(peak, rel=0.07)
 
 
 def test_mean_rate_counts_siblings_when_bursts_are_on() -> None:
-    recipe = replace(PLAIN, requests=4_000, arrivals=Arrivals(2.0, burst_probability=0.5, burst_requests=5))
-    assert describe(generate(recipe, 1)).mean_rate_per_s == pytest.approx(2.0, rel=0.07)
+    came = times(Arrivals(2.0, burst_probability=0.5, burst_requests=5), 5_000)
+    assert len(came) / came[-1] == pytest.approx(2.0, rel=0.05)
 
 
 @given(st.floats(50, 5_000), st.floats(1.05, 2.2))
 def test_lengths_have_the_stated_mean_and_p90(mean: float, ratio: float) -> None:
-    import math
-
     law = Lengths.with_p90(mean, mean * ratio)
     p90 = math.exp(math.log(mean) - law.log_sigma**2 / 2 + 1.2815515655446004 * law.log_sigma)
     assert p90 == pytest.approx(mean * ratio)
