@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import random
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -30,18 +31,23 @@ class Docstrings:
     def __init__(self, model_path: Path) -> None:
         """``model_path`` is the served model's folder; its tokenizer counts."""
         self._tokenizer = Tokenizer.from_file(str(model_path / "tokenizer.json"))
-        self._text = "\n\n".join(_docstrings())
+        self._text = _docstrings()
 
     def passage(self, rng: random.Random, tokens: int) -> str:
         """A stretch of about ``tokens`` tokens (a few per cent, as it is cut at a word)."""
-        span = tokens * _CHARS_PER_TOKEN
-        start = self._text.index(" ", rng.randrange(len(self._text) - 2 * span)) + 1
-        stretch = self._text[start : start + span]
+        stretch = self.stretch(rng, tokens * _CHARS_PER_TOKEN)
         offsets = self._tokenizer.encode(stretch, add_special_tokens=False).offsets
         return stretch[: offsets[min(tokens, len(offsets)) - 1][1]].strip()
 
+    def stretch(self, rng: random.Random, chars: int) -> str:
+        """``chars`` characters from the beginning of a word on; at most half of all there is."""
+        start = self._text.index(" ", rng.randrange(len(self._text) - 2 * chars)) + 1
+        return self._text[start : start + chars]
 
-def _docstrings() -> list[str]:
+
+@cache
+def _docstrings() -> str:
+    """All of them, in one text."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     found: list[str] = []
     for name in _MODULES.split():
@@ -53,4 +59,4 @@ def _docstrings() -> list[str]:
                 text = ast.get_docstring(node)
                 if text:
                     found.append(text)
-    return found
+    return "\n\n".join(found)
