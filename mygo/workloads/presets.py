@@ -105,7 +105,7 @@ _RAGPULSE = Recipe(
         replace_probability=0.45,
         replace_documents=4,
     ),
-    arrivals=Arrivals(rate_per_s=7_106 / (168 * 3_600), cv=1.85, peak_factor=2.8),
+    arrivals=Arrivals(rate_per_s=7_106 / (168 * 3_600), cv=1.7, peak_factor=2.6),
     # The corpus' mean is 241 tokens (p90 337), but what is retrieved is longer.
     document=Lengths.with_p90(267, 362, most_tokens=512),
     # The volatile part of its system prompt, and a few words of the user's.
