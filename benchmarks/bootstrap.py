@@ -1,11 +1,13 @@
-"""How sure a difference of medians is, from rounds that were measured in turn."""
+"""How sure a difference or a ratio is, from rounds that were measured in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,44 @@ def difference_of_medians(
     differences = [np.median(a[pick]) - np.median(b[pick]) for pick in picks]
     low, high = np.percentile(differences, [2.5, 97.5])
     return Difference(float(np.median(a)), float(np.median(b)), float(low), float(high))
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """``statistic(theirs) / statistic(ours)`` with its 95 % bootstrap interval: above 1, ours is less."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval, as a share of the estimate."""
+        return (self.high - self.low) / 2 / self.estimate
+
+
+def ratio(
+    statistic: Callable[[npt.NDArray[np.float64]], np.floating[Any]],
+    ours: Sequence[Sequence[float]],
+    theirs: Sequence[Sequence[float]],
+    *,
+    samples: int = 2000,
+    seed: int = 0,
+) -> Ratio:
+    """Compare two sides, round by round, as ``difference_of_medians``; rounds may differ in length.
+
+    ``statistic`` is ``np.mean`` or the like. Raises ValueError if there are no rounds, or not equally many.
+    """
+    if not ours or len(ours) != len(theirs):
+        raise ValueError(f"needs equally many rounds of both sides, got {len(ours)} and {len(theirs)}")
+    a = [np.asarray(each, dtype=np.float64) for each in ours]
+    b = [np.asarray(each, dtype=np.float64) for each in theirs]
+
+    def of(pick: Iterable[int]) -> float:
+        chosen = list(pick)
+        ours_now = statistic(np.concatenate([a[index] for index in chosen]))
+        return float(statistic(np.concatenate([b[index] for index in chosen])) / ours_now)
+
+    picks = np.random.default_rng(seed).integers(0, len(a), size=(samples, len(a)))
+    low, high = np.percentile([of(pick) for pick in picks], [2.5, 97.5])
+    return Ratio(of(range(len(a))), float(low), float(high))

@@ -1,0 +1,1 @@
+"""How a benchmark is run: what is asked when, of whom, and what is kept of it."""

@@ -1,0 +1,60 @@
+"""What makes two runs the same run, and what a reader needs to repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.accept import revision
+from benchmarks.harness.machine import cpu_name
+from benchmarks.harness.runner import Plan
+from benchmarks.systems import SYSTEMS
+from mygo.workloads.trace import Trace
+
+
+def manifest_of(plan: Plan) -> dict[str, Any]:
+    """JSON; a folder whose manifest differs holds another run."""
+    settings = plan.settings
+    engine = settings.model.model_dump(mode="json", exclude={"engine", "name"})
+    return {
+        "commit": revision(),
+        "machine": f"{cpu_name()}, {len(settings.cores)} cores",
+        "trace": plan.trace.name,
+        "trace_parameters": dict(plan.trace.parameters),
+        "trace_digest": digest(plan.trace),
+        "requests": len(plan.trace.requests),
+        "per_round": plan.per_round,
+        "longest_answer": plan.output_tokens,
+        "seed": plan.seed,
+        "loads": [asdict(load) | {"name": load.name} for load in plan.loads],
+        "systems": [
+            [
+                asdict(member)
+                | {
+                    "summary": SYSTEMS[member.system].summary,
+                    "workers": SYSTEMS[member.system].workers,
+                    "keeps_order": SYSTEMS[member.system].keeps_order,
+                }
+                for member in members
+            ]
+            for members in plan.groups
+        ],
+        "engine": engine,
+        "device_kv_tokens": settings.model.kv_cache_bytes // settings.kv_bytes_per_token,
+        "host_kv_tokens": settings.host_kv_bytes // settings.kv_bytes_per_token,
+        "cores": list(settings.cores),
+        "tenants": len(settings.tenants),
+        "throttle": asdict(plan.throttle) if plan.throttle else None,
+    }
+
+
+def digest(trace: Trace) -> str:
+    """Twelve hex digits over requests, texts and updates."""
+    facts = {
+        "texts": {name: asdict(text) for name, text in trace.texts.items()},
+        "requests": [asdict(request) for request in trace.requests],
+        "updates": [asdict(update) for update in trace.updates],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""From raw requests to figures, comparisons, tables and plots. Only ``write.py`` touches files."""

@@ -1,0 +1,31 @@
+"""MyGO as one worker, and as two with each router."""
+
+from __future__ import annotations
+
+from benchmarks.systems.mygo_cluster import MygoSystem
+
+MYGO = MygoSystem(
+    name="mygo",
+    summary="MyGO, one worker: exact prefixes, documents in ranked order",
+)
+MYGO_ORDER_CACHE = MygoSystem(
+    name="mygo-order-cache",
+    summary="MyGO, one worker, document_order cache: down the cached tree first, so other prompts",
+    document_order="cache",
+)
+_TWO = "MyGO, two workers of one core each"
+_ROUTERS = (
+    ("mygo-2-workers", "predicted_seconds", "its own router, predicted seconds"),
+    ("mygo-2-round-robin", "round_robin", "round robin"),
+    ("mygo-2-power-of-two", "power_of_two", "power of two choices"),
+    ("mygo-2-prefix-affinity", "prefix_affinity", "Ray Serve LLM's prefix affinity rule"),
+    ("mygo-2-consistent-hash", "consistent_hash", "consistent hashing of the first document"),
+)
+ROWS = (
+    MYGO,
+    MYGO_ORDER_CACHE,
+    *(
+        MygoSystem(name, f"{_TWO}: {meaning}", workers=2, overrides={"routing": {"policy": policy}})
+        for name, policy, meaning in _ROUTERS
+    ),
+)
