@@ -204,6 +204,18 @@ class StoreFileView:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchView:
+    """Files that were put into a store together."""
+
+    id: str
+    store_id: StoreId
+    created_at_s: int
+    counts: FileCounts
+    """Of its files as they are now; those that left the store are cancelled."""
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     missing: tuple[str, ...] = ()
     """What is not there yet, one phrase each; empty means ready."""
@@ -228,8 +240,16 @@ class Service(Protocol):
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> SearchResult: ...
 
     async def create_store(
-        self, tenant: TenantId, *, name: str, metadata: Mapping[str, str], public: bool
-    ) -> StoreView: ...
+        self,
+        tenant: TenantId,
+        *,
+        name: str,
+        metadata: Mapping[str, str],
+        public: bool,
+        file_ids: Sequence[DocId],
+    ) -> StoreView:
+        """Make a store and begin to ingest files into it, all or none."""
+        ...
 
     async def update_store(
         self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
@@ -269,18 +289,28 @@ class Service(Protocol):
 
     async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFileView: ...
 
-    async def find_store_files(
-        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
-    ) -> tuple[StoreFileView, ...]:
-        """Those of the files that are in the store, in the order asked for."""
-        ...
-
     async def store_files(
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: FileStatus | None
     ) -> Listing[StoreFileView]: ...
 
     async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         """Remove a file from a store; the file itself stays."""
+        ...
+
+    async def create_batch(
+        self, tenant: TenantId, store_id: StoreId, files: Sequence[tuple[DocId, Attributes]]
+    ) -> BatchView:
+        """Begin to ingest several files into a store, all or none."""
+        ...
+
+    async def batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> BatchView: ...
+
+    async def batch_files(
+        self, tenant: TenantId, store_id: StoreId, batch_id: str, page: Page, *, status: FileStatus | None
+    ) -> Listing[StoreFileView]: ...
+
+    async def cancel_batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> BatchView:
+        """Give up the files that are not yet ingested; what is done stays."""
         ...
 
     async def readiness(self) -> Readiness: ...

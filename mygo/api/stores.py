@@ -21,16 +21,14 @@ def routes(context: Context) -> APIRouter:
     @router.post("")
     async def create(request: Request) -> Response:
         body = await body_of(request, StoreBody)
-        tenant, service = tenant_of(request), context.service
-        file_ids = list(dict.fromkeys(body.file_ids or ()))
-        for file_id in file_ids:
-            await service.file(tenant, file_id)  # an unknown file must not leave half a store behind
-        store = await service.create_store(
-            tenant, name=body.name or "", metadata=body.metadata or {}, public=body.domain == "public"
+        store = await context.service.create_store(
+            tenant_of(request),
+            name=body.name or "",
+            metadata=body.metadata or {},
+            public=body.domain == "public",
+            file_ids=list(dict.fromkeys(body.file_ids or ())),
         )
-        for file_id in file_ids:
-            await service.attach_file(tenant, store.id, file_id, attributes={})
-        return json_response(store_json(await service.store(tenant, store.id) if file_ids else store))
+        return json_response(store_json(store))
 
     @router.get("")
     async def list_(request: Request) -> Response:

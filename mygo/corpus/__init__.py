@@ -15,10 +15,11 @@ bytes are files on disk, named by their hash, because they are large and only re
 deleting rows of past documents from the journal (a follower that was away would miss the deletion).
 Why parsing has a process of its own (``ChildChunks``): a hostile file can make a parser loop or crash.
 
-Reading order: ``ingest``, ``journal``, ``catalog``; ``database`` and ``blobs`` below them; ``parse``
-(with ``html``) and ``chunk`` beside them, ``child`` around those.
+Reading order: ``ingest``, ``journal``, ``catalog``, ``batches``; ``database`` and ``blobs`` below them;
+``parse`` (with ``html``) and ``chunk`` beside them, ``child`` around those.
 """
 
+from mygo.corpus.batches import Batches
 from mygo.corpus.catalog import Catalog
 from mygo.corpus.child import ChildChunks
 from mygo.corpus.chunk import Chunker, load_file_chunks
@@ -26,11 +27,22 @@ from mygo.corpus.ingest import Library
 from mygo.corpus.journal import Delete, Document, Entry, Journal, Upsert, passage_hash
 from mygo.corpus.pages import PageRequest
 from mygo.corpus.parse import SUPPORTED_EXTENSIONS, is_markdown, parse
-from mygo.corpus.records import Attributes, Failure, File, Store, StoreFile, StoreFileStatus, StoreUsage
+from mygo.corpus.records import (
+    Attributes,
+    Batch,
+    Failure,
+    File,
+    Store,
+    StoreFile,
+    StoreFileStatus,
+    StoreUsage,
+)
 
 __all__ = [
     "SUPPORTED_EXTENSIONS",
     "Attributes",
+    "Batch",
+    "Batches",
     "Catalog",
     "ChildChunks",
     "Chunker",

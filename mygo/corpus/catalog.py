@@ -21,6 +21,7 @@ from mygo.corpus.records import (
     StoreFileStatus,
     StoreUsage,
     file_of,
+    no_files,
     store_file_of,
     store_of,
 )
@@ -79,8 +80,12 @@ class Catalog:
         name: str = "",
         domain: DomainTag | None = None,
         metadata: Mapping[str, str] | None = None,
+        file_ids: Sequence[DocId] = (),
     ) -> Store:
-        """``domain`` is the tenant's own (the default) or ``public``; BadRequest for any other."""
+        """Create a store and attach files to it, all or none.
+
+        ``domain`` is the tenant's own (the default) or ``public``; BadRequest for any other.
+        """
         own = DomainTag(tenant)
         if domain not in (None, own, PUBLIC):
             raise BadRequest(
@@ -94,7 +99,9 @@ class Catalog:
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (store_id, tenant, name, domain or own, json.dumps(dict(metadata or {})), self._clock()),
             )
-            return self._owned_store(tenant, store_id)
+            for file_id in file_ids:
+                self.attach(tenant, store_id, file_id)
+            return self.owned_store(tenant, store_id)
 
     def get_store(self, tenant: TenantId, store_id: StoreId) -> Store:
         """The tenant's own store, or a public one."""
@@ -105,6 +112,13 @@ class Catalog:
         if row is None:
             raise _no_store(store_id)
         return store_of(row)
+
+    def owned_store(self, tenant: TenantId, store_id: StoreId) -> Store:
+        """The tenant's own store; NotFound for a public one of another."""
+        store = self.get_store(tenant, store_id)
+        if store.tenant != tenant:
+            raise _no_store(store_id)
+        return store
 
     def list_stores(self, tenant: TenantId, page: PageRequest = _FIRST_PAGE) -> tuple[list[Store], bool]:
         """The tenant's own stores, and whether there are more."""
@@ -121,7 +135,7 @@ class Catalog:
     ) -> Store:
         """Replace what is not None. A store's domain never changes: cached KV is keyed by it."""
         with self._database.transaction() as connection:
-            store = self._owned_store(tenant, store_id)
+            store = self.owned_store(tenant, store_id)
             connection.execute(
                 "UPDATE stores SET name = ?, metadata = ? WHERE id = ?",
                 (
@@ -130,12 +144,12 @@ class Catalog:
                     store_id,
                 ),
             )
-            return self._owned_store(tenant, store_id)
+            return self.owned_store(tenant, store_id)
 
     def delete_store(self, tenant: TenantId, store_id: StoreId) -> None:
         """Delete a store and its documents, not the files."""
         with self._database.transaction() as connection:
-            self._owned_store(tenant, store_id)
+            self.owned_store(tenant, store_id)
             for document in self._journal.documents(store_id):
                 self._journal.delete(store_id, document.doc_id, now=self._clock())
             connection.execute("DELETE FROM store_files WHERE store_id = ?", (store_id,))
@@ -152,10 +166,10 @@ class Catalog:
             found = [row["id"] for row in connection.execute(visible, asked)]
             rows = connection.execute(
                 "SELECT store_id, shown_status, count(*) AS files, sum(bytes) AS bytes"
-                f" FROM {self._attached_files()} WHERE store_id IN ({visible}) GROUP BY 1, 2",
+                f" FROM {self.attached_files()} WHERE store_id IN ({visible}) GROUP BY 1, 2",
                 asked,
             ).fetchall()
-        counts = {store_id: dict.fromkeys(StoreFileStatus, 0) for store_id in found}
+        counts = {store_id: no_files() for store_id in found}
         bytes_ = dict.fromkeys(found, 0)
         for row in rows:
             status = StoreFileStatus(row["shown_status"])
@@ -239,7 +253,7 @@ class Catalog:
         had failed or was cancelled.
         """
         with self._database.transaction() as connection:
-            self._owned_store(tenant, store_id)
+            self.owned_store(tenant, store_id)
             self.get_file(tenant, file_id)
             encoded = None if attributes is None else json.dumps(dict(attributes))
             connection.execute(
@@ -254,9 +268,9 @@ class Catalog:
 
     def get_store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFile:
         with self._database.reading() as connection:
-            self._owned_store(tenant, store_id)
+            self.owned_store(tenant, store_id)
             row = connection.execute(
-                f"SELECT * FROM {self._attached_files()} WHERE store_id = ? AND file_id = ?",
+                f"SELECT * FROM {self.attached_files()} WHERE store_id = ? AND file_id = ?",
                 (store_id, file_id),
             ).fetchone()
         if row is None:
@@ -264,20 +278,6 @@ class Catalog:
                 f"no file {file_id!r} in vector store {store_id!r}; attach it first", param="file_id"
             )
         return store_file_of(row)
-
-    def find_store_files(
-        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
-    ) -> list[StoreFile]:
-        """Those of the files that are in the store, in the order asked for."""
-        with self._database.reading() as connection:
-            self._owned_store(tenant, store_id)
-            rows = connection.execute(
-                f"SELECT * FROM {self._attached_files()}"
-                " WHERE store_id = ? AND file_id IN (SELECT value FROM json_each(?))",
-                (store_id, json.dumps(list(file_ids))),
-            ).fetchall()
-        found = {row["file_id"]: store_file_of(row) for row in rows}
-        return [found[file_id] for file_id in file_ids if file_id in found]
 
     def attributes_of(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
         """For each (store, document): the attributes of its file; None if it is not there any more."""
@@ -300,8 +300,8 @@ class Catalog:
     ) -> tuple[list[StoreFile], bool]:
         """The files of a store, and whether there are more."""
         with self._database.reading() as connection:
-            self._owned_store(tenant, store_id)
-            members = Listing(self._attached_files(), "file_id", "store_id", store_file_of)
+            self.owned_store(tenant, store_id)
+            members = Listing(self.attached_files(), "file_id", "store_id", store_file_of)
             return members.page(connection, store_id, page, shown_status=status)
 
     def detach(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
@@ -310,7 +310,7 @@ class Catalog:
             self.get_store_file(tenant, store_id, file_id)
             self._remove(connection, store_id, file_id)
 
-    def _attached_files(self) -> str:
+    def attached_files(self) -> str:
         """The attached files with their status as it is shown, as a table for FROM."""
         return (
             "(SELECT *, CASE WHEN status = 'completed' AND position > "
@@ -320,12 +320,6 @@ class Catalog:
     def _remove(self, connection: sqlite3.Connection, store_id: StoreId, file_id: DocId) -> None:
         self._journal.delete(store_id, file_id, now=self._clock())
         connection.execute("DELETE FROM store_files WHERE store_id = ? AND file_id = ?", (store_id, file_id))
-
-    def _owned_store(self, tenant: TenantId, store_id: StoreId) -> Store:
-        store = self.get_store(tenant, store_id)
-        if store.tenant != tenant:
-            raise _no_store(store_id)
-        return store
 
     def _collect(self, sha256: str) -> None:
         """Remove a blob that no file refers to. In a transaction, so that no upload can interleave."""

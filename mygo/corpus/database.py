@@ -11,10 +11,9 @@ from pathlib import Path
 
 from mygo.errors import BadRequest, ConfigError, OutOfSpace, Unavailable
 
-SCHEMA_VERSION = 1
 _BUSY_TIMEOUT_S = 30.0
 
-_SCHEMA = """
+_JOURNAL_AND_CATALOG = """
 CREATE TABLE journal (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL CHECK (kind IN ('upsert', 'delete')),
@@ -85,6 +84,23 @@ CREATE VIEW attached_files AS
     FROM store_files JOIN files ON files.id = file_id
     LEFT JOIN live ON live.store_id = store_files.store_id AND live.doc_id = file_id;
 """
+_BATCHES = """
+CREATE TABLE batches (
+    id TEXT PRIMARY KEY,
+    store_id TEXT NOT NULL REFERENCES stores (id) ON DELETE CASCADE,
+    cancelled INTEGER NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE INDEX batches_by_store ON batches (store_id);
+CREATE TABLE batch_files (
+    batch_id TEXT NOT NULL REFERENCES batches (id) ON DELETE CASCADE,
+    file_id TEXT NOT NULL,  -- stays when the file goes
+    PRIMARY KEY (batch_id, file_id)
+) WITHOUT ROWID;
+"""
+_SCHEMA = (_JOURNAL_AND_CATALOG, _BATCHES)
+"""Each step brings a file from the version that is its index to the next one; never change a step."""
+SCHEMA_VERSION = len(_SCHEMA)
 
 
 class _Thread(threading.local):
@@ -189,15 +205,15 @@ class Database:
         with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if version == 0 and tables == 0:
-                for statement in _SCHEMA.split(";\n"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
+            if version > SCHEMA_VERSION or (version == 0 and tables > 0):
                 raise ConfigError(
-                    f"{self.path}: has corpus schema version {version}, this MyGO reads version"
+                    f"{self.path}: has corpus schema version {version}, this MyGO reads versions up to"
                     f" {SCHEMA_VERSION}; use the MyGO that wrote it, or another cluster.data_dir"
                 )
+            for step in _SCHEMA[version:]:
+                for statement in step.split(";\n"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from mygo.corpus.batches import Batches
 from mygo.corpus.blobs import Blobs
 from mygo.corpus.catalog import Catalog, no_limit, random_id
 from mygo.corpus.database import Database
@@ -29,10 +30,10 @@ _log = logging.getLogger(__name__)
 class Library:
     """Owns a data directory; give it to one process at a time.
 
-    ``catalog`` takes uploads and attachments, ``journal`` is for followers, both from as many threads as
-    you like; ``process_next``, called by one of them, moves what was attached into the journal. Opening
-    cleans up after a crash; files that were in progress still are, so calling ``process_next`` until it
-    returns None completes each exactly once.
+    ``catalog`` and ``batches`` take uploads and attachments, ``journal`` is for followers, all from as many
+    threads as you like; ``process_next``, called by one of them, moves what was attached into the journal.
+    Opening cleans up after a crash; files that were in progress still are, so calling ``process_next``
+    until it returns None completes each exactly once.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Library:
             self._database, self.journal, blobs, clock=clock, new_id=new_id, searchable=searchable
         )
         self.catalog.collect_garbage()
+        self.batches = Batches(self._database, self.catalog, clock=clock, new_id=new_id)
 
     def pending(self, limit: int | None = None) -> list[tuple[StoreId, DocId]]:
         """The files in progress, of all tenants, in the order in which they were attached."""

@@ -76,12 +76,32 @@ class StoreFile:
     created_at: float
 
 
+StatusCounts = Mapping[StoreFileStatus, int]
+"""Files by status; every status is present."""
+
+
+def no_files() -> dict[StoreFileStatus, int]:
+    return dict.fromkeys(StoreFileStatus, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    counts: Mapping[StoreFileStatus, int] = field(default_factory=lambda: dict.fromkeys(StoreFileStatus, 0))
-    """Every status is present."""
+    counts: StatusCounts = field(default_factory=no_files)
     bytes: int = 0
     """Of the files that are completed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Files that were attached to a store together."""
+
+    id: str
+    store_id: StoreId
+    cancelled: bool
+    """True if somebody gave it up; files that were completed by then stay so."""
+    counts: StatusCounts
+    """Of its files as they are now; those that left the store are cancelled."""
+    created_at: float
 
 
 def store_of(row: sqlite3.Row) -> Store:

@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from mygo.api.service import (
     Attributes,
+    BatchView,
     FileCounts,
     FileStatus,
     FileView,
@@ -17,7 +18,7 @@ from mygo.api.service import (
     StoreFileView,
     StoreView,
 )
-from mygo.corpus import File, PageRequest, Store, StoreFile, StoreFileStatus, StoreUsage
+from mygo.corpus import Batch, File, PageRequest, Store, StoreFile, StoreFileStatus, StoreUsage
 from mygo.serve.calls import reply
 from mygo.serve.librarian import Librarian
 from mygo.types import PUBLIC, DocId, StoreId, TenantId
@@ -33,10 +34,22 @@ class CorpusService:
         self._librarian = librarian
 
     async def create_store(
-        self, tenant: TenantId, *, name: str, metadata: Mapping[str, str], public: bool
+        self,
+        tenant: TenantId,
+        *,
+        name: str,
+        metadata: Mapping[str, str],
+        public: bool,
+        file_ids: Sequence[DocId],
     ) -> StoreView:
-        domain = PUBLIC if public else None
-        store = await self._ask(Librarian.create_store, tenant, name=name, domain=domain, metadata=metadata)
+        store = await self._ask(
+            Librarian.create_store,
+            tenant,
+            name=name,
+            domain=PUBLIC if public else None,
+            metadata=metadata,
+            file_ids=file_ids,
+        )
         return (await self._store_views(tenant, [store]))[0]
 
     async def update_store(
@@ -81,12 +94,6 @@ class CorpusService:
     async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFileView:
         return _member_view(await self._ask(Librarian.get_store_file, tenant, store_id, file_id))
 
-    async def find_store_files(
-        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
-    ) -> tuple[StoreFileView, ...]:
-        members = await self._ask(Librarian.find_store_files, tenant, store_id, file_ids)
-        return tuple(_member_view(member) for member in members)
-
     async def store_files(
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: FileStatus | None
     ) -> Listing[StoreFileView]:
@@ -98,6 +105,27 @@ class CorpusService:
 
     async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         await self._ask(Librarian.detach, tenant, store_id, file_id)
+
+    async def create_batch(
+        self, tenant: TenantId, store_id: StoreId, files: Sequence[tuple[DocId, Attributes]]
+    ) -> BatchView:
+        given = [(file_id, attributes or None) for file_id, attributes in files]
+        return _batch_view(await self._ask(Librarian.create_batch, tenant, store_id, given))
+
+    async def batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> BatchView:
+        return _batch_view(await self._ask(Librarian.get_batch, tenant, store_id, batch_id))
+
+    async def batch_files(
+        self, tenant: TenantId, store_id: StoreId, batch_id: str, page: Page, *, status: FileStatus | None
+    ) -> Listing[StoreFileView]:
+        wanted = StoreFileStatus(status) if status else None
+        members, has_more = await self._ask(
+            Librarian.list_batch_files, tenant, store_id, batch_id, _page(page), status=wanted
+        )
+        return Listing(tuple(_member_view(member) for member in members), has_more)
+
+    async def cancel_batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> BatchView:
+        return _batch_view(await self._ask(Librarian.cancel_batch, tenant, store_id, batch_id))
 
     async def _ask(
         self,
@@ -121,11 +149,25 @@ def _store_view(store: Store, usage: StoreUsage) -> StoreView:
         id=store.id,
         name=store.name,
         created_at_s=int(store.created_at),
-        counts=FileCounts(**{status.value: count for status, count in usage.counts.items()}),
+        counts=_file_counts(usage.counts),
         usage_bytes=usage.bytes,
         metadata=store.metadata,
         public=store.domain == PUBLIC,
     )
+
+
+def _batch_view(batch: Batch) -> BatchView:
+    return BatchView(
+        id=batch.id,
+        store_id=batch.store_id,
+        created_at_s=int(batch.created_at),
+        cancelled=batch.cancelled,
+        counts=_file_counts(batch.counts),
+    )
+
+
+def _file_counts(counts: Mapping[StoreFileStatus, int]) -> FileCounts:
+    return FileCounts(**{status.value: count for status, count in counts.items()})
 
 
 def _member_view(member: StoreFile) -> StoreFileView:

@@ -22,6 +22,7 @@ from typing import ParamSpec, TypeVar
 from mygo.config import Config
 from mygo.corpus import (
     Attributes,
+    Batch,
     ChildChunks,
     Entry,
     File,
@@ -48,8 +49,8 @@ SECRET_BYTES = 32
 class Librarian:
     """Deployment; every method below is called through Ray Serve handles.
 
-    Those of the same name are ``Catalog``'s: their errors travel to the caller. What deletes returns once
-    live shards no longer find it.
+    Most are ``Catalog``'s and ``Batches``' of the same name: their errors travel to the caller. What
+    deletes returns once live shards no longer find it.
     """
 
     def __init__(self, config: Config, tokenizer_path: Path) -> None:
@@ -76,10 +77,24 @@ class Librarian:
     # --- stores ----------------------------------------------------------------------------------
 
     async def create_store(
-        self, tenant: TenantId, *, name: str, domain: DomainTag | None, metadata: Mapping[str, str]
+        self,
+        tenant: TenantId,
+        *,
+        name: str,
+        domain: DomainTag | None,
+        metadata: Mapping[str, str],
+        file_ids: Sequence[DocId],
     ) -> Store:
-        create = self._catalog.create_store
-        return await self._in_thread(create, tenant, name=name, domain=domain, metadata=metadata)
+        store = await self._in_thread(
+            self._catalog.create_store,
+            tenant,
+            name=name,
+            domain=domain,
+            metadata=metadata,
+            file_ids=file_ids,
+        )
+        self._work.set()
+        return store
 
     async def update_store(
         self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
@@ -131,11 +146,6 @@ class Librarian:
     async def get_store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFile:
         return await self._in_thread(self._catalog.get_store_file, tenant, store_id, file_id)
 
-    async def find_store_files(
-        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
-    ) -> list[StoreFile]:
-        return await self._in_thread(self._catalog.find_store_files, tenant, store_id, file_ids)
-
     async def list_store_files(
         self, tenant: TenantId, store_id: StoreId, page: PageRequest, *, status: StoreFileStatus | None
     ) -> tuple[list[StoreFile], bool]:
@@ -143,6 +153,31 @@ class Librarian:
 
     async def detach(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         await self._delete(self._catalog.detach, tenant, store_id, file_id)
+
+    async def create_batch(
+        self, tenant: TenantId, store_id: StoreId, files: Sequence[tuple[DocId, Attributes | None]]
+    ) -> Batch:
+        batch = await self._in_thread(self._library.batches.create, tenant, store_id, files)
+        self._work.set()
+        return batch
+
+    async def get_batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> Batch:
+        return await self._in_thread(self._library.batches.get, tenant, store_id, batch_id)
+
+    async def list_batch_files(
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        batch_id: str,
+        page: PageRequest,
+        *,
+        status: StoreFileStatus | None,
+    ) -> tuple[list[StoreFile], bool]:
+        list_files = self._library.batches.list_files
+        return await self._in_thread(list_files, tenant, store_id, batch_id, page, status=status)
+
+    async def cancel_batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> Batch:
+        return await self._in_thread(self._library.batches.cancel, tenant, store_id, batch_id)
 
     # --- for searches, shards and the ingress ----------------------------------------------------
 

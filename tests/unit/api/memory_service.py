@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from mygo.api.filters import matches
-from mygo.api.paging import page_of
 from mygo.api.service import (
     Answer,
     AnswerHead,
     AnswerRequest,
+    BatchView,
     FileCounts,
     FileView,
     Hit,
@@ -29,7 +31,7 @@ from mygo.api.service import (
     StoreFileView,
     StoreView,
 )
-from mygo.errors import Conflict, NotFound, OutOfSpace, Unavailable, WorkerLost
+from mygo.errors import BadRequest, Conflict, NotFound, OutOfSpace, Unavailable, WorkerLost
 from mygo.types import (
     DocId,
     PrefillStats,
@@ -41,6 +43,8 @@ from mygo.types import (
     TokenLogprob,
     WorkerId,
 )
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -55,6 +59,13 @@ class _Store:
     tenant: TenantId
     view: StoreView
     files: dict[str, StoreFileView] = field(default_factory=dict)
+
+
+@dataclass
+class _Batch:
+    store_id: StoreId
+    file_ids: list[DocId]
+    cancelled: bool = False
 
 
 class Stream:
@@ -99,18 +110,37 @@ class Stream:
 _PREFILL = PrefillStats({Tier.DEVICE: 64, Tier.HOST: 8}, queue_s=0.001, prefill_s=0.02)
 
 
+def _page_of(items: Sequence[T], page: Page, *, key: Callable[[T], str]) -> Listing[T]:
+    ordered = list(reversed(items)) if page.descending else list(items)
+    ids = [key(item) for item in ordered]
+    start = _position(ids, page.after, "after") + 1 if page.after is not None else 0
+    end = _position(ids, page.before, "before") if page.before is not None else len(ordered)
+    window = ordered[start:end]
+    if page.before is not None and page.after is None:
+        return Listing(tuple(window[-page.limit :]), has_more=len(window) > page.limit)
+    return Listing(tuple(window[: page.limit]), has_more=len(window) > page.limit)
+
+
+def _position(ids: list[str], cursor: str, param: str) -> int:
+    try:
+        return ids.index(cursor)
+    except ValueError:
+        raise BadRequest(
+            f"{param}: no item {cursor!r} in this list; list from the start", param=param
+        ) from None
+
+
 class MemoryService:
     def __init__(self) -> None:
         self._ids = itertools.count(1)
         self._files: dict[str, _File] = {}
         self._stores: dict[str, _Store] = {}
+        self._batches: dict[str, _Batch] = {}
         self.requests: list[tuple[TenantId, AnswerRequest]] = []
         self.streams: list[Stream] = []
         self.missing: tuple[str, ...] = ()
         self.disk_full = False
         self.uploads = 0
-        self.lookups = 0
-        """Calls that asked for files of a store by id, one or many."""
         self.polls_until_done = 1
         self._polls: dict[str, int] = {}
         self.closed = asyncio.Event()
@@ -194,12 +224,22 @@ class MemoryService:
         return replace(store.view, counts=counts)
 
     async def create_store(
-        self, tenant: TenantId, *, name: str, metadata: Mapping[str, str], public: bool
+        self,
+        tenant: TenantId,
+        *,
+        name: str,
+        metadata: Mapping[str, str],
+        public: bool,
+        file_ids: Sequence[DocId],
     ) -> StoreView:
+        for file_id in file_ids:
+            self._file(tenant, file_id)
         store_id = StoreId(f"vs_{next(self._ids)}")
         view = StoreView(store_id, name, 1_700_000_000, FileCounts(), metadata=metadata, public=public)
         self._stores[store_id] = _Store(tenant, view)
-        return view
+        for file_id in file_ids:
+            await self.attach_file(tenant, store_id, file_id, attributes={})
+        return self._view(self._stores[store_id])
 
     async def update_store(
         self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
@@ -215,7 +255,7 @@ class MemoryService:
 
     async def stores(self, tenant: TenantId, page: Page) -> Listing[StoreView]:
         mine = [self._view(each) for each in self._stores.values() if each.tenant == tenant]
-        return page_of(mine, page, key=lambda store: store.id)
+        return _page_of(mine, page, key=lambda store: store.id)
 
     async def delete_store(self, tenant: TenantId, store_id: StoreId) -> None:
         self._store(tenant, store_id)
@@ -240,7 +280,7 @@ class MemoryService:
             for each in self._files.values()
             if each.tenant == tenant and purpose in (None, each.view.purpose)
         ]
-        return page_of(mine, page, key=lambda file: file.id)
+        return _page_of(mine, page, key=lambda file: file.id)
 
     async def file_content(self, tenant: TenantId, file_id: DocId) -> bytes:
         return self._file(tenant, file_id).content
@@ -271,7 +311,6 @@ class MemoryService:
         return view
 
     async def store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFileView:
-        self.lookups += 1
         return self._polled(tenant, store_id, file_id)
 
     def _polled(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFileView:
@@ -289,13 +328,6 @@ class MemoryService:
             store.files[file_id] = view
         return view
 
-    async def find_store_files(
-        self, tenant: TenantId, store_id: StoreId, file_ids: Sequence[DocId]
-    ) -> tuple[StoreFileView, ...]:
-        self.lookups += 1
-        here = [file_id for file_id in file_ids if file_id in self._store(tenant, store_id).files]
-        return tuple(self._polled(tenant, store_id, file_id) for file_id in here)
-
     async def store_files(
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: str | None
     ) -> Listing[StoreFileView]:
@@ -304,11 +336,58 @@ class MemoryService:
             for each in self._store(tenant, store_id).files.values()
             if status is None or each.status == status
         ]
-        return page_of(members, page, key=lambda file: file.file_id)
+        return _page_of(members, page, key=lambda file: file.file_id)
 
     async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         await self.store_file(tenant, store_id, file_id)
         del self._store(tenant, store_id).files[file_id]
+
+    # --- batches ---
+
+    async def create_batch(
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        files: Sequence[tuple[DocId, Mapping[str, str | float | bool]]],
+    ) -> BatchView:
+        for file_id, _ in files:
+            self._file(tenant, file_id)
+        for file_id, attributes in files:
+            await self.attach_file(tenant, store_id, file_id, attributes=attributes)
+        batch_id = f"vsfb_{next(self._ids)}"
+        self._batches[batch_id] = _Batch(store_id, [file_id for file_id, _ in files])
+        return await self.batch(tenant, store_id, batch_id)
+
+    def _batch(
+        self, tenant: TenantId, store_id: StoreId, batch_id: str
+    ) -> tuple[_Batch, list[StoreFileView]]:
+        store, batch = self._store(tenant, store_id), self._batches.get(batch_id)
+        if batch is None or batch.store_id != store_id:
+            raise NotFound(f"file batch {batch_id!r} is not in {store_id!r}", param="batch_id")
+        here = [file_id for file_id in batch.file_ids if file_id in store.files]
+        return batch, [self._polled(tenant, store_id, file_id) for file_id in here]
+
+    async def batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> BatchView:
+        batch, members = self._batch(tenant, store_id, batch_id)
+        counts = Counter[str](member.status for member in members)
+        counts["cancelled"] += len(batch.file_ids) - len(members)
+        return BatchView(batch_id, store_id, 1_700_000_000, FileCounts(**counts), batch.cancelled)
+
+    async def batch_files(
+        self, tenant: TenantId, store_id: StoreId, batch_id: str, page: Page, *, status: str | None
+    ) -> Listing[StoreFileView]:
+        _, members = self._batch(tenant, store_id, batch_id)
+        chosen = [each for each in members if status in (None, each.status)]
+        return _page_of(chosen, page, key=lambda file: file.file_id)
+
+    async def cancel_batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> BatchView:
+        batch, members = self._batch(tenant, store_id, batch_id)
+        batch.cancelled = True
+        for member in members:
+            if member.status == "in_progress":
+                cancelled = replace(member, status="cancelled")
+                self._store(tenant, store_id).files[member.file_id] = cancelled
+        return await self.batch(tenant, store_id, batch_id)
 
     # --- the machine ---
 

@@ -109,29 +109,26 @@ def test_batch_counts_its_files_when_polled(client):
         client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=other.id)
 
 
-def test_batch_looks_its_files_up_with_one_call_when_polled(client, face):
+def test_batch_counts_a_file_as_cancelled_when_it_left_the_store(client):
     store = client.vector_stores.create()
     ids = [client.files.create(file=(f"{n}.txt", b"x"), purpose="assistants").id for n in range(5)]
     batch = client.vector_stores.file_batches.create(store.id, file_ids=ids)
     client.vector_stores.files.delete(ids[0], vector_store_id=store.id)
-    before = face.service.lookups
-    batch = client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id)
+    batch = client.vector_stores.file_batches.poll(batch.id, vector_store_id=store.id, poll_interval_ms=1)
     assert (batch.file_counts.completed, batch.file_counts.cancelled) == (4, 1)
     files = client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id, order="asc")
     assert [file.id for file in files.data] == ids[1:]
-    assert face.service.lookups == before + 2
 
 
-def test_batch_counts_all_files_as_cancelled_when_the_store_is_gone(client):
+def test_batch_attaches_nothing_when_one_file_is_unknown(client):
     store = client.vector_stores.create()
-    file = client.files.create(file=("a.txt", b"x"), purpose="assistants")
-    batch = client.vector_stores.file_batches.create(store.id, file_ids=[file.id])
-    client.vector_stores.delete(store.id)
-    batch = client.vector_stores.file_batches.retrieve(batch.id, vector_store_id=store.id)
-    assert (batch.file_counts.cancelled, batch.file_counts.total) == (1, 1)
+    known = client.files.create(file=("a.txt", b"x"), purpose="assistants").id
+    with pytest.raises(openai.NotFoundError, match="file-none"):
+        client.vector_stores.file_batches.create(store.id, file_ids=[known, "file-none"])
+    assert client.vector_stores.files.list(store.id).data == []
 
 
-def test_batch_gives_back_unfinished_files_when_cancelled(client, face):
+def test_batch_gives_up_unfinished_files_when_cancelled(client, face):
     store = client.vector_stores.create()
     ids = [client.files.create(file=(f"{n}.txt", b"x"), purpose="assistants").id for n in range(3)]
     face.service.polls_until_done = 100
@@ -142,7 +139,7 @@ def test_batch_gives_back_unfinished_files_when_cancelled(client, face):
     finally:
         face.service.polls_until_done = 1
     assert (batch.status, batch.file_counts.cancelled) == ("cancelled", 3)
-    assert client.vector_stores.files.list(store.id).data == []
+    assert {file.status for file in client.vector_stores.files.list(store.id)} == {"cancelled"}
 
 
 def test_filters_choose_by_attributes(client):

@@ -16,8 +16,6 @@ from mygo.api.auth import Keyring
 from mygo.api.files import safe_filename
 from mygo.api.filters import Comparison, Compound, matches
 from mygo.api.memory import LocalMemory
-from mygo.api.paging import page_of
-from mygo.api.service import Page
 from mygo.errors import NotFound, Unauthorized
 from mygo.types import TenantId
 
@@ -122,28 +120,6 @@ def test_compounds_combine():
     yes, no = Comparison("k", "eq", "v"), Comparison("k", "ne", "v")
     assert matches(Compound("or", (no, Compound("and", (yes, yes)))), {"k": "v"})
     assert not matches(Compound("and", (yes, no)), {"k": "v"})
-
-
-@given(size=st.integers(0, 12), limit=st.integers(1, 5), descending=st.booleans())
-def test_pages_join_to_the_whole_list(size, limit, descending):
-    items = [str(number) for number in range(size)]
-    expected = items[::-1] if descending else items
-    seen: list[str] = []
-    while True:
-        page = Page(limit, descending, after=seen[-1] if seen else None)
-        listing = page_of(items, page, key=str)
-        seen += listing.items
-        if not listing.has_more:
-            break
-    assert seen == expected
-    back: list[str] = []
-    while len(back) < size:
-        listing = page_of(items, Page(limit, descending, before=back[0] if back else None), key=str)
-        if not back:
-            back = list(expected[-1:]) if size else []
-            continue
-        back = [*listing.items, *back]
-    assert back == expected
 
 
 @given(st.lists(st.tuples(st.sampled_from("rwd"), st.sampled_from("xyz"), st.integers(0, 6)), max_size=40))

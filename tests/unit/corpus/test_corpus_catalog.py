@@ -59,7 +59,6 @@ def test_every_method_answers_alike_when_an_id_is_unknown_or_anothers(catalog: C
         lambda s, f: catalog.get_store(RIVAL, s),
         lambda s, f: catalog.update_store(RIVAL, s, name="x"),
         lambda s, f: catalog.delete_store(RIVAL, s),
-        lambda s, f: catalog.find_store_files(RIVAL, s, [f]),
         lambda s, f: catalog.list_store_files(RIVAL, s),
         lambda s, f: catalog.attach(RIVAL, s, own_file),
         lambda s, f: catalog.get_store_file(RIVAL, s, own_file),
@@ -198,7 +197,6 @@ def test_file_is_in_progress_however_it_is_asked_for_until_searches_find_it(libr
         found = {file: n <= searchable for n, file in enumerate((early, late), 1)}
         for file, status in ((f, "completed" if there else "in_progress") for f, there in found.items()):
             assert catalog.get_store_file(ACME, store, file).status == status
-            assert catalog.find_store_files(ACME, store, [file])[0].status == status
             assert catalog.attach(ACME, store, file).status == status
         listed, _ = catalog.list_store_files(ACME, store, status=StoreFileStatus.COMPLETED)
         assert {file.file_id for file in listed} == {file for file, there in found.items() if there}
@@ -207,19 +205,14 @@ def test_file_is_in_progress_however_it_is_asked_for_until_searches_find_it(libr
         assert usage.bytes == 5 * searchable
 
 
-def test_find_store_files_gives_those_of_the_store_in_the_order_asked_for(library: Library) -> None:
+def test_store_is_made_with_all_of_its_files_or_not_at_all(library: Library) -> None:
     catalog = library.catalog
-    store, other = catalog.create_store(ACME).id, catalog.create_store(ACME).id
-    files = [catalog.add_file(ACME, f"{n}.txt", b"words").id for n in range(4)]
-    for file in files[:3]:
-        catalog.attach(ACME, store, file, attributes={"name": file})
-    catalog.attach(ACME, other, files[3])
-    library.process(store, files[1])
-    asked = [files[2], DocId("file-none"), files[3], files[1]]
-    assert catalog.find_store_files(ACME, store, asked) == [
-        catalog.get_store_file(ACME, store, file) for file in (files[2], files[1])
-    ]
-    assert catalog.find_store_files(ACME, store, []) == []
+    files = [catalog.add_file(ACME, name, b"words").id for name in ("a.txt", "b.txt")]
+    store = catalog.create_store(ACME, file_ids=files).id
+    assert library.pending() == [(store, file) for file in files]
+    with pytest.raises(NotFound, match="file-none"):
+        catalog.create_store(ACME, file_ids=[files[0], DocId("file-none")])
+    assert [each.id for each in catalog.list_stores(ACME)[0]] == [store]
 
 
 def test_blob_lives_as_long_as_any_file_refers_to_it(catalog: Catalog, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from mygo.api.service import Page
 from mygo.serve.corpus_service import CorpusService
 from mygo.serve.librarian import Librarian
-from mygo.types import DocId, TenantId
+from mygo.types import TenantId
 
 ACME = TenantId("acme")
 
@@ -44,7 +44,10 @@ def test_lists_are_as_the_single_views_when_asked_with_few_calls(
                 (await service.create_file(ACME, filename="a.txt", purpose="x", content=b"w")).id
                 for _ in "abc"
             ]
-            stores = [await service.create_store(ACME, name=n, metadata={}, public=n == "b") for n in "abcd"]
+            stores = [
+                await service.create_store(ACME, name=n, metadata={}, public=n == "b", file_ids=[])
+                for n in "abcd"
+            ]
             for file in files:
                 await service.attach_file(ACME, stores[1].id, file, attributes={"file": file})
             singly = [await service.store(ACME, store.id) for store in stores]
@@ -56,9 +59,34 @@ def test_lists_are_as_the_single_views_when_asked_with_few_calls(
             assert handle.calls == ["list_stores", "store_usages"]
             handle.calls.clear()
             assert (await service.store_files(ACME, stores[1].id, page, status=None)).items == tuple(members)
-            assert await service.find_store_files(
-                ACME, stores[1].id, [*files[1:], DocId("file-none")]
-            ) == tuple(members[1:])
-            assert handle.calls == ["list_store_files", "find_store_files"]
+            assert handle.calls == ["list_store_files"]
+
+    asyncio.run(scenario())
+
+
+def test_batches_cost_a_call_each_when_they_have_many_files(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    async def scenario() -> None:
+        async with open_librarian(tmp_path, byte_tokenizer) as librarian:
+            handle = Handle(librarian)
+            service = CorpusService(handle)  # type: ignore[arg-type]
+            files = [
+                (await service.create_file(ACME, filename="a.txt", purpose="x", content=b"w")).id
+                for _ in range(5)
+            ]
+            handle.calls.clear()
+            store = await service.create_store(ACME, name="", metadata={}, public=False, file_ids=files[:3])
+            assert store.counts.in_progress == 3
+            assert handle.calls == ["create_store", "store_usages"]
+            handle.calls.clear()
+            batch = await service.create_batch(ACME, store.id, [(file, {"file": file}) for file in files])
+            assert await service.batch(ACME, store.id, batch.id) == batch
+            listed = await service.batch_files(ACME, store.id, batch.id, Page(descending=False), status=None)
+            assert [(each.file_id, each.attributes) for each in listed.items] == [
+                (file, {"file": file}) for file in files
+            ]
+            assert (await service.cancel_batch(ACME, store.id, batch.id)).cancelled
+            assert handle.calls == ["create_batch", "get_batch", "list_batch_files", "cancel_batch"]
 
     asyncio.run(scenario())

@@ -16,7 +16,7 @@ ACME = TenantId("acme")
 
 
 async def store_of(librarian: Librarian, tenant: TenantId = ACME) -> StoreId:
-    return (await librarian.create_store(tenant, name="", domain=None, metadata={})).id
+    return (await librarian.create_store(tenant, name="", domain=None, metadata={}, file_ids=[])).id
 
 
 def test_file_is_in_progress_until_every_live_shard_has_it(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
