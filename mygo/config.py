@@ -118,6 +118,9 @@ class WorkersConfig(_Section):
     """Requests that one worker accepts before the router passes it by."""
     start_timeout_s: float = Field(default=900.0, gt=0)
     """How long a worker may take to load its model and be measured."""
+    stall_timeout_s: float = Field(default=60.0, gt=0)
+    """A worker whose engine has requests and takes no step for this long is replaced. Many times what a
+    step takes: on a CPU that may be seconds."""
 
 
 class CorpusConfig(_Section):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from mygo.errors import Unavailable
 from mygo.serve import profiling
 from mygo.serve.calls import pack
 from mygo.serve.placement import cores_of
+from mygo.serve.stall import StallWatch
 from mygo.types import Engine, GenerateRequest, WorkerId, WorkerInfo
 from mygo.vllm_plugin.receiver import ReportReceiver
 from mygo.vllm_plugin.settings import engine_arguments
@@ -60,7 +62,10 @@ class Worker(LLMServer):  # type: ignore[misc]
         from mygo.serve.vllm_engine import VllmEngine
 
         self._vllm: Engine = VllmEngine(self.engine._engine_client, config.model.max_context_tokens)
-        self._watch = asyncio.create_task(self._exit_when_engine_dies())
+        self._awaiting = 0
+        """Requests that wait for the engine, and not for whoever reads their answer."""
+        self._deltas = 0
+        self._watch = asyncio.create_task(self._exit_when_engine_ends())
         self._info = await self._describe(len(cores))
         self._reports = asyncio.create_task(self._report())
 
@@ -110,8 +115,17 @@ class Worker(LLMServer):  # type: ignore[misc]
     async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[bytes]:
         """Stream a completion, each delta packed. ``worker`` is for the router; whoever gets the call
         serves it."""
-        async for delta in self._vllm.generate(request):
-            yield pack(delta)
+        self._awaiting += 1
+        try:
+            async for delta in self._vllm.generate(request):
+                self._deltas += 1
+                self._awaiting -= 1
+                try:
+                    yield pack(delta)
+                finally:
+                    self._awaiting += 1
+        finally:
+            self._awaiting -= 1
 
     async def _report(self) -> None:
         """Tell the directory what changed, and everything again whenever it lost track."""
@@ -135,10 +149,18 @@ class Worker(LLMServer):  # type: ignore[misc]
                 joined = False
                 await asyncio.sleep(HEARTBEAT_S)
 
-    async def _exit_when_engine_dies(self) -> None:
-        """A worker without an engine would swallow requests until a health check noticed."""
-        while not self._vllm.dead:  # noqa: ASYNC110  vLLM offers no event to wait for
+    async def _exit_when_engine_ends(self) -> None:
+        """A worker whose engine is dead or hung would swallow requests until somebody noticed."""
+        limit_s = self._config.workers.stall_timeout_s
+        watch = StallWatch(limit_s, ENGINE_CHECK_S)
+        while not self._vllm.dead:  # vLLM offers no event to wait for
             await asyncio.sleep(ENGINE_CHECK_S)
+            # every step changes what is cached or queued, or yields a token
+            if watch.stalled(self._awaiting, self._deltas + self._receiver.received):
+                hello = await self._receiver.hello()
+                logger.error("the engine (pid %d) has requests, but did nothing for %g s", hello.pid, limit_s)
+                os.kill(hello.pid, signal.SIGKILL)  # it may not be able to notice that its worker is gone
+                break
         logger.error("the engine died: leaving, so that the cluster replaces this worker at once")
         os._exit(1)
 

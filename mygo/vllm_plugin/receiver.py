@@ -35,6 +35,8 @@ class ReportReceiver:
         self._log = ResidencyLog()
         self._load = WorkerLoad()
         self._sequence = 0
+        self.received = 0
+        """Messages so far; an engine that computes sends some."""
 
     async def start(self) -> None:
         """Listen; only this user can connect. Raises ConfigError if the path cannot be used."""
@@ -117,6 +119,7 @@ class ReportReceiver:
                 self._connection = None
 
     def _apply(self, message: Message) -> None:
+        self.received += 1
         match message:
             case Hello():
                 if self._hello is None or self._hello.epoch != message.epoch:

@@ -16,7 +16,9 @@ __all__ = ["MODEL", "Cluster", "mygo_of"]
 
 @pytest.fixture(scope="package")  # gone before other folders start engines of their own
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
+    # long beside a step, which takes seconds on a busy CPU
+    workers = {"stall_timeout_s": 20.0}
+    with running_cluster(tmp_path_factory.mktemp("cluster"), workers=workers) as running:
         yield running
 
 

@@ -41,6 +41,16 @@ def _ask(cluster: Cluster, number: int, max_tokens: int = 4) -> str:
     return "finished"
 
 
+def _wait_for_replacement(cluster: Cluster, workers: set[str]) -> None:
+    """Wait until all are up again; exactly one of ``workers`` must be another now."""
+    deadline_s = time.monotonic() + 180
+    while len(up := {worker["id"] for worker in cluster.status()["workers"]} - workers) < 1:
+        assert time.monotonic() < deadline_s
+        time.sleep(1.0)
+    cluster.wait_ready()
+    assert len(up) == 1
+
+
 def test_killed_engine_costs_only_streams_that_had_begun(cluster: Cluster) -> None:
     workers = {worker["id"] for worker in cluster.status()["workers"]}
     assert len(workers) == 2
@@ -54,12 +64,19 @@ def test_killed_engine_costs_only_streams_that_had_begun(cluster: Cluster) -> No
     assert set(outcomes) <= {"finished", "cut"}
     # the dead worker is forgotten, the other goes on
     assert _ask(cluster, 99) == "finished"
+    _wait_for_replacement(cluster, workers)
+
+
+def test_hung_engine_is_replaced_and_its_requests_are_served_elsewhere(cluster: Cluster) -> None:
     cluster.wait_ready()
-    deadline_s = time.monotonic() + 120
-    while len(replaced := {worker["id"] for worker in cluster.status()["workers"]}) < 2:
-        assert time.monotonic() < deadline_s
-        time.sleep(1.0)
-    assert len(replaced & workers) == 1, "one worker survived, one was replaced"
+    workers = {worker["id"] for worker in cluster.status()["workers"]}
+    engines = cluster.processes("VLLM::EngineCore")
+    os.kill(engines[0], signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(lambda number: _ask(cluster, number), range(200, 208)))
+    assert set(outcomes) == {"finished"}, "none had begun, so all are served"
+    assert engines[0] not in cluster.processes("VLLM::EngineCore"), "it would hold its memory"
+    _wait_for_replacement(cluster, workers)
 
 
 def test_directory_is_rebuilt_from_the_workers_when_it_dies(cluster: Cluster) -> None:
