@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import signal
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from mygo.errors import Unavailable
 from mygo.serve import profiling
 from mygo.serve.calls import pack
 from mygo.serve.placement import cores_of
+from mygo.serve.socket_folder import socket_folder
 from mygo.serve.stall import StallWatch
 from mygo.types import Engine, GenerateRequest, WorkerId, WorkerInfo
 from mygo.vllm_plugin.receiver import ReportReceiver
@@ -52,11 +52,10 @@ class Worker(LLMServer):  # type: ignore[misc]
         self._config = config
         self._directory = directory
         cores = self._take_cores(context.rank.local_rank)
-        # a private directory: the socket carries token ids, and its path must stay below 108 bytes
-        folder = Path(tempfile.mkdtemp(prefix="mygo-"))
-        self._receiver = ReportReceiver(folder / "engine.sock", self._worker)
+        socket = socket_folder() / "engine.sock"  # private: it carries token ids
+        self._receiver = ReportReceiver(socket, self._worker)
         await self._receiver.start()
-        llm_config.update_engine_kwargs(**engine_arguments(str(folder / "engine.sock")))
+        llm_config.update_engine_kwargs(**engine_arguments(str(socket)))
         await super().__init__(llm_config)
         # after the engine's own imports: vLLM reads its environment when it is first imported
         from mygo.serve.vllm_engine import VllmEngine
