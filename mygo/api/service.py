@@ -293,6 +293,16 @@ class Service(Protocol):
         self, tenant: TenantId, store_id: StoreId, page: Page, *, status: FileStatus | None
     ) -> Listing[StoreFileView]: ...
 
+    async def update_store_file(
+        self, tenant: TenantId, store_id: StoreId, file_id: DocId, *, attributes: Attributes
+    ) -> StoreFileView:
+        """Replace the file's attributes in this store."""
+        ...
+
+    async def store_file_texts(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> list[str]:
+        """The passages that were made of the file, in reading order; Conflict unless it is completed."""
+        ...
+
     async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         """Remove a file from a store; the file itself stays."""
         ...

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from mygo.api.context import Context, body_of, json_response, list_response, tenant_of
 from mygo.api.schemas.base import parse_query
-from mygo.api.schemas.stores import AttachBody, StoreFileListQuery
+from mygo.api.schemas.stores import AttachBody, StoreFileListQuery, StoreFileUpdateBody
 from mygo.api.service import Attributes, StoreFileView
 from mygo.types import DocId, StoreId
 
@@ -40,6 +40,27 @@ def routes(context: Context) -> APIRouter:
     async def retrieve(request: Request, store_id: StoreId, file_id: DocId) -> Response:
         file = await context.service.store_file(tenant_of(request), store_id, file_id)
         return json_response(store_file_json(file), headers=POLL_HEADERS)
+
+    @router.post("/{file_id}")
+    async def update(request: Request, store_id: StoreId, file_id: DocId) -> Response:
+        body = await body_of(request, StoreFileUpdateBody)
+        attributes = cast(Attributes, body.attributes or {})
+        file = await context.service.update_store_file(
+            tenant_of(request), store_id, file_id, attributes=attributes
+        )
+        return json_response(store_file_json(file))
+
+    @router.get("/{file_id}/content")
+    async def content(request: Request, store_id: StoreId, file_id: DocId) -> Response:
+        texts = await context.service.store_file_texts(tenant_of(request), store_id, file_id)
+        return json_response(
+            {
+                "object": "vector_store.file_content.page",
+                "data": [{"type": "text", "text": text} for text in texts],
+                "has_more": False,
+                "next_page": None,
+            }
+        )
 
     @router.delete("/{file_id}")
     async def delete(request: Request, store_id: StoreId, file_id: DocId) -> Response:

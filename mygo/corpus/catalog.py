@@ -25,7 +25,7 @@ from mygo.corpus.records import (
     store_file_of,
     store_of,
 )
-from mygo.errors import BadRequest, NotFound
+from mygo.errors import BadRequest, Conflict, NotFound
 from mygo.types import PUBLIC, DocId, DomainTag, StoreId, TenantId
 
 _FIRST_PAGE: Final = PageRequest()
@@ -303,6 +303,30 @@ class Catalog:
             self.owned_store(tenant, store_id)
             members = Listing(self.attached_files(), "file_id", "store_id", store_file_of)
             return members.page(connection, store_id, page, shown_status=status)
+
+    def set_attributes(
+        self, tenant: TenantId, store_id: StoreId, file_id: DocId, attributes: Attributes
+    ) -> StoreFile:
+        """Replace all attributes of a file in a store; the next search goes by them."""
+        with self._database.transaction() as connection:
+            self.get_store_file(tenant, store_id, file_id)
+            connection.execute(
+                "UPDATE store_files SET attributes = ? WHERE store_id = ? AND file_id = ?",
+                (json.dumps(dict(attributes)), store_id, file_id),
+            )
+            return self.get_store_file(tenant, store_id, file_id)
+
+    def passages(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> list[str]:
+        """The texts that searches find of a file, in reading order; Conflict unless it is completed."""
+        with self._database.reading():
+            file = self.get_store_file(tenant, store_id, file_id)
+            if file.status is not StoreFileStatus.COMPLETED:
+                raise Conflict(
+                    f"file {file_id!r} in vector store {store_id!r} is {file.status}: its text is there once"
+                    " it is completed",
+                    param="file_id",
+                )
+            return [passage.text for passage in self._journal.passages(store_id, file_id)]
 
     def detach(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         """Take a file's document out of a store; the file stays."""

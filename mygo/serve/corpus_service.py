@@ -103,6 +103,14 @@ class CorpusService:
         )
         return Listing(tuple(_member_view(member) for member in members), has_more)
 
+    async def update_store_file(
+        self, tenant: TenantId, store_id: StoreId, file_id: DocId, *, attributes: Attributes
+    ) -> StoreFileView:
+        return _member_view(await self._ask(Librarian.set_attributes, tenant, store_id, file_id, attributes))
+
+    async def store_file_texts(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> list[str]:
+        return await self._ask(Librarian.passages, tenant, store_id, file_id)
+
     async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         await self._ask(Librarian.detach, tenant, store_id, file_id)
 

@@ -151,6 +151,14 @@ class Librarian:
     ) -> tuple[list[StoreFile], bool]:
         return await self._in_thread(self._catalog.list_store_files, tenant, store_id, page, status=status)
 
+    async def set_attributes(
+        self, tenant: TenantId, store_id: StoreId, file_id: DocId, attributes: Attributes
+    ) -> StoreFile:
+        return await self._in_thread(self._catalog.set_attributes, tenant, store_id, file_id, attributes)
+
+    async def passages(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> list[str]:
+        return await self._in_thread(self._catalog.passages, tenant, store_id, file_id)
+
     async def detach(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         await self._delete(self._catalog.detach, tenant, store_id, file_id)
 

@@ -59,6 +59,39 @@ def test_search_respects_filters_when_the_best_match_is_excluded(client: OpenAI,
     assert [hit.filename for hit in found.data] == ["vole.txt"]
 
 
+def test_search_goes_by_new_attributes_when_they_were_updated(client: OpenAI, zoo: dict[str, Any]) -> None:
+    file = zoo["files"]["otter"]
+    attributes: dict[str, str | float | bool] = {"animal": "otter", "fed": True}
+    updated = client.vector_stores.files.update(file, vector_store_id=zoo["id"], attributes=attributes)
+    assert updated.attributes == attributes
+    only: Any = {"type": "eq", "key": "fed", "value": True}
+    found = client.vector_stores.search(zoo["id"], query="Where does the walrus live?", filters=only)
+    assert [hit.filename for hit in found.data] == ["otter.txt"]
+
+
+def test_content_is_the_text_that_was_ingested(client: OpenAI, zoo: dict[str, Any]) -> None:
+    parts = client.vector_stores.files.content(zoo["files"]["lynx"], vector_store_id=zoo["id"])
+    assert "".join(part.text or "" for part in parts).strip() == _text("lynx").decode().strip()
+
+
+def test_batch_is_followed_to_its_end(client: OpenAI) -> None:
+    store = client.vector_stores.create(name="batch")
+    batch = client.vector_stores.file_batches.upload_and_poll(
+        store.id,
+        files=[
+            ("a.txt", b"The harbour opens at nine."),
+            ("b.bin", b"\x00\x01"),
+            ("c.txt", b"It closes at five."),
+        ],
+        poll_interval_ms=100,
+    )
+    assert (batch.status, batch.file_counts.completed, batch.file_counts.failed) == ("completed", 2, 1)
+    failed = client.vector_stores.file_batches.list_files(batch.id, vector_store_id=store.id, filter="failed")
+    assert len(failed.data) == 1
+    assert client.vector_stores.file_batches.cancel(batch.id, vector_store_id=store.id).status == "cancelled"
+    assert len(client.vector_stores.search(store.id, query="When does the harbour open?").data) == 2
+
+
 def test_responses_cite_files_when_searching(client: OpenAI, zoo: dict[str, Any]) -> None:
     tools: Any = [{"type": "file_search", "vector_store_ids": [zoo["id"]], "max_num_results": 3}]
     response = client.responses.create(

@@ -72,6 +72,11 @@ class AttachBody(Body):
     NEUTRAL: ClassVar = _AUTO_CHUNKING
 
 
+class StoreFileUpdateBody(Body):
+    attributes: Attributes | None
+    """They replace those of before; null removes all."""
+
+
 class BatchFile(Part):
     file_id: DocId = Field(min_length=1)
     attributes: Attributes | None = None

@@ -338,6 +338,22 @@ class MemoryService:
         ]
         return _page_of(members, page, key=lambda file: file.file_id)
 
+    async def update_store_file(
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        file_id: DocId,
+        *,
+        attributes: Mapping[str, str | float | bool],
+    ) -> StoreFileView:
+        view = replace(self._polled(tenant, store_id, file_id), attributes=attributes)
+        self._store(tenant, store_id).files[file_id] = view
+        return view
+
+    async def store_file_texts(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> list[str]:
+        self._polled(tenant, store_id, file_id)
+        return self._files[file_id].content.decode().split("\n\n")
+
     async def detach_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> None:
         await self.store_file(tenant, store_id, file_id)
         del self._store(tenant, store_id).files[file_id]

@@ -155,6 +155,31 @@ def test_filters_choose_by_attributes(client):
     assert found[0].attributes == {"year": 2024, "open": True}
 
 
+def test_attributes_are_replaced_when_updated(client):
+    store = client.vector_stores.create()
+    file = client.files.create(file=("a.txt", b"report"), purpose="assistants")
+    client.vector_stores.files.create(store.id, file_id=file.id, attributes={"year": 2020, "draft": True})
+    updated = client.vector_stores.files.update(file.id, vector_store_id=store.id, attributes={"year": 2024})
+    assert updated.id == file.id and updated.attributes == {"year": 2024}
+    assert (
+        client.vector_stores.files.update(file.id, vector_store_id=store.id, attributes=None).attributes == {}
+    )
+    for attributes, names in ({"list": [1]}, "list"), ({"k" * 65: 1}, "attributes"):
+        with pytest.raises(openai.BadRequestError, match=names):
+            client.vector_stores.files.update(file.id, vector_store_id=store.id, attributes=attributes)
+    with pytest.raises(openai.BadRequestError, match="attributes"):
+        client.post(f"/vector_stores/{store.id}/files/{file.id}", cast_to=object, body={"name": "x"})
+
+
+def test_text_of_a_file_comes_in_its_passages(client):
+    store_id = store_with(client, notes="first part\n\nsecond part")
+    (file,) = client.vector_stores.files.list(store_id).data
+    parts = list(client.vector_stores.files.content(file.id, vector_store_id=store_id))
+    assert [(part.type, part.text) for part in parts] == [("text", "first part"), ("text", "second part")]
+    with pytest.raises(openai.NotFoundError):
+        client.vector_stores.files.content("file-none", vector_store_id=store_id)
+
+
 def test_models_are_listed_and_retrieved(client):
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).owned_by == "mygo"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mygo.corpus import Catalog, Library, PageRequest, StoreFileStatus
-from mygo.errors import BadRequest, MygoError, NotFound, OutOfSpace
+from mygo.errors import BadRequest, Conflict, MygoError, NotFound, OutOfSpace
 from mygo.types import PUBLIC, DocId, DomainTag, StoreId, TenantId
 
 ACME, RIVAL = TenantId("acme"), TenantId("rival")
@@ -63,6 +63,8 @@ def test_every_method_answers_alike_when_an_id_is_unknown_or_anothers(catalog: C
         lambda s, f: catalog.attach(RIVAL, s, own_file),
         lambda s, f: catalog.get_store_file(RIVAL, s, own_file),
         lambda s, f: catalog.detach(RIVAL, s, own_file),
+        lambda s, f: catalog.set_attributes(RIVAL, s, own_file, {}),
+        lambda s, f: catalog.passages(RIVAL, s, own_file),
         lambda s, f: catalog.get_file(RIVAL, f),
         lambda s, f: catalog.content(RIVAL, f),
         lambda s, f: catalog.delete_file(RIVAL, f),
@@ -299,3 +301,29 @@ def test_attributes_are_given_for_what_is_attached(catalog: Catalog) -> None:
     assert catalog.attributes_of([(store, DocId("file-x")), (store, file)]) == [None, {"year": 2024}]
     catalog.detach(ACME, store, file)
     assert catalog.attributes_of([(store, file)]) == [None]
+
+
+def test_attributes_are_replaced_whatever_the_files_status(library: Library) -> None:
+    catalog = library.catalog
+    store, file = catalog.create_store(ACME).id, catalog.add_file(ACME, "a.txt", b"words").id
+    catalog.attach(ACME, store, file, attributes={"year": 2024, "draft": True})
+    assert catalog.set_attributes(ACME, store, file, {"year": 2025}).attributes == {"year": 2025}
+    done = library.process(store, file)
+    assert done is not None and done.attributes == {"year": 2025}
+    assert catalog.set_attributes(ACME, store, file, {}).attributes == {}
+    assert catalog.attributes_of([(store, file)]) == [{}] and library.journal.position() == 1
+
+
+def test_passages_are_the_text_of_a_file_once_it_is_completed(library: Library) -> None:
+    catalog = library.catalog
+    store = catalog.create_store(ACME).id
+    good = catalog.add_file(ACME, "a.md", b"# One\n\nthe quick brown fox\n\n# Two\n\nthe lazy dog").id
+    bad = catalog.add_file(ACME, "b.txt", b"").id
+    for file, status in ((good, "in_progress"), (bad, "failed")):
+        catalog.attach(ACME, store, file)
+        if status == "failed":
+            library.process(store, file)
+        with pytest.raises(Conflict, match=f"is {status}: its text"):
+            catalog.passages(ACME, store, file)
+    library.process(store, good)
+    assert catalog.passages(ACME, store, good) == ["# One\n\nthe quick brown fox", "# Two\n\nthe lazy dog"]
