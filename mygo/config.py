@@ -58,8 +58,7 @@ class HttpConfig(_Section):
     request_timeout_s: float = Field(default=600.0, gt=0)
     """A request that takes longer is ended."""
     ingress_replicas: int = Field(default=1, ge=1)
-    """Processes that serve HTTP, build prompts and route. Each remembers responses and file batches by
-    itself: with more than one, `previous_response_id` and polling a file batch may answer 404."""
+    """Processes that serve HTTP, build prompts and route."""
 
     @field_validator("api_keys")
     @classmethod

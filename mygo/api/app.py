@@ -9,25 +9,18 @@ from starlette.responses import Response
 from mygo.api import batches, chat, files, health, models, responses, store_files, stores
 from mygo.api.context import Context, json_response
 from mygo.api.edge import Edge
-from mygo.api.memory import LocalMemory, Memory
 from mygo.api.service import Service
 from mygo.config import Config
 
-MEMORY_BYTES = 64 * 2**20
-"""Of earlier responses and file batches, per ingress replica."""
 
-
-def create_app(config: Config, service: Service, *, memory: Memory | None = None) -> FastAPI:
-    """Build the application over ``service``, which may answer Unavailable until it is ready.
-
-    ``memory`` remembers responses and file batches; the default is this process's own.
-    """
+def create_app(config: Config, service: Service) -> FastAPI:
+    """Build the application over ``service``, which may answer Unavailable until it is ready."""
     # The interface is OpenAI's and documented by them; bodies are parsed by hand, so a generated
     # description would be empty.
     app = FastAPI(title="MyGO", openapi_url=None, redirect_slashes=False)
     app.add_middleware(Edge, http=config.http)
     app.add_exception_handler(HTTPException, _routing_error)
-    context = Context(config, service, memory or LocalMemory(MEMORY_BYTES))
+    context = Context(config, service)
     for room in (chat, responses, batches, store_files, stores, files, models, health):
         app.include_router(room.routes(context))
     return app

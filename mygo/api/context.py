@@ -12,7 +12,6 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from mygo.api.memory import Memory
 from mygo.api.schemas.base import parse_json
 from mygo.api.service import Service
 from mygo.config import Config
@@ -29,7 +28,6 @@ INLINE_BYTES = 256 * 2**10
 class Context:
     config: Config
     service: Service
-    memory: Memory
 
     def check_model(self, model: str) -> None:
         served = self.config.model.name

@@ -38,7 +38,7 @@ def routes(context: Context) -> APIRouter:
         async def remember(record: Record) -> None:
             messages = [[turn.role, turn.text] for turn in [*turns, Message("assistant", record.text)]]
             value = {"messages": messages, "response": renderer.response(record)}
-            await context.memory.remember(tenant, _key(renderer.id), json.dumps(value).encode())
+            await context.service.remember_response(tenant, renderer.id, json.dumps(value).encode())
 
         return AnswerResponse(
             context.service,
@@ -52,14 +52,14 @@ def routes(context: Context) -> APIRouter:
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(request: Request, response_id: str) -> Response:
-        value = await context.memory.recall(tenant_of(request), _key(response_id))
+        value = await context.service.recall_response(tenant_of(request), response_id)
         if value is None:
             raise _unknown(response_id, param="response_id")
         return json_response(json.loads(value)["response"])
 
     @router.delete("/v1/responses/{response_id}")
     async def delete(request: Request, response_id: str) -> Response:
-        if not await context.memory.forget(tenant_of(request), _key(response_id)):
+        if not await context.service.forget_response(tenant_of(request), response_id):
             raise _unknown(response_id, param="response_id")
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
@@ -70,14 +70,10 @@ async def _earlier_turns(context: Context, tenant: TenantId, response_id: str | 
     """The conversation up to a response, without its instructions: those are given anew each time."""
     if response_id is None:
         return []
-    value = await context.memory.recall(tenant, _key(response_id))
+    value = await context.service.recall_response(tenant, response_id)
     if value is None:
         raise _unknown(response_id, param="previous_response_id")
     return [Message(role, text) for role, text in json.loads(value)["messages"]]
-
-
-def _key(response_id: str) -> str:
-    return f"response:{response_id}"
 
 
 def _unknown(response_id: str, *, param: str) -> NotFound:

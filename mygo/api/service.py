@@ -323,6 +323,16 @@ class Service(Protocol):
         """Give up the files that are not yet ingested; what is done stays."""
         ...
 
+    async def remember_response(self, tenant: TenantId, response_id: str, value: bytes) -> None:
+        """Keep a response for a while, for this tenant. It may be lost at any time; raises nothing."""
+        ...
+
+    async def recall_response(self, tenant: TenantId, response_id: str) -> bytes | None: ...
+
+    async def forget_response(self, tenant: TenantId, response_id: str) -> bool:
+        """True if there was something to forget."""
+        ...
+
     async def readiness(self) -> Readiness: ...
 
     async def metrics_text(self) -> str:

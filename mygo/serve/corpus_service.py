@@ -1,7 +1,9 @@
-"""The corpus half of the HTTP service: files and vector stores, asked of the librarian."""
+"""What the HTTP service asks of the librarian: files, vector stores, earlier responses."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -19,12 +21,15 @@ from mygo.api.service import (
     StoreView,
 )
 from mygo.corpus import Batch, File, PageRequest, Store, StoreFile, StoreFileStatus, StoreUsage
+from mygo.errors import Unavailable
 from mygo.serve.calls import reply
 from mygo.serve.librarian import Librarian
 from mygo.types import PUBLIC, DocId, StoreId, TenantId
 
 P = ParamSpec("P")
 T = TypeVar("T")
+REMEMBER_S = 1.0
+"""How long the end of an answer may wait until a next one can refer to it."""
 
 
 class CorpusService:
@@ -134,6 +139,17 @@ class CorpusService:
 
     async def cancel_batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> BatchView:
         return _batch_view(await self._ask(Librarian.cancel_batch, tenant, store_id, batch_id))
+
+    async def remember_response(self, tenant: TenantId, response_id: str, value: bytes) -> None:
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(REMEMBER_S):
+                await self._ask(Librarian.remember_response, tenant, response_id, value)
+
+    async def recall_response(self, tenant: TenantId, response_id: str) -> bytes | None:
+        return await self._ask(Librarian.recall_response, tenant, response_id)
+
+    async def forget_response(self, tenant: TenantId, response_id: str) -> bool:
+        return await self._ask(Librarian.forget_response, tenant, response_id)
 
     async def _ask(
         self,

@@ -1,9 +1,10 @@
 """The librarian: the one process that owns the corpus on disk (journal, catalog, files).
 
-One replica, so there is one writer. Parsing runs in the background, a file at a time, in a child
-process that is replaced when a file takes too long or crashes it; it resumes after a crash with
-whatever is still in progress. Shards read the journal from here and say how far they have come, so the
-librarian knows when a document can be found, and calls a file completed only then.
+One replica, so there is one writer, and one place where every ingress replica finds earlier responses.
+Parsing runs in the background, a file at a time, in a child process that is replaced when a file takes too
+long or crashes it; it resumes after a crash with whatever is still in progress. Shards read the journal
+from here and say how far they have come, so the librarian knows when a document can be found, and calls a
+file completed only then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from mygo.api.memory import ResponseMemory
 from mygo.config import Config
 from mygo.corpus import (
     Attributes,
@@ -44,6 +46,7 @@ SHARD_SILENCE_S = 10.0
 """A shard that has said nothing for this long is dead, and nobody waits for it."""
 DELETION_WAIT_S = 2.0
 SECRET_BYTES = 32
+RESPONSES_BYTES = 64 * 2**20
 
 
 class Librarian:
@@ -65,6 +68,7 @@ class Librarian:
         """Shard -> (position, when it said so); replaced and never changed, as all threads read it."""
         self._library = Library(config.cluster.data_dir, self._file_chunks, searchable=self._searchable)
         self._catalog = self._library.catalog
+        self._responses = ResponseMemory(RESPONSES_BYTES)
         self._secret = _cluster_secret(config.cluster.data_dir / "secret")
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus")
         self._searches = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus-search")
@@ -186,6 +190,18 @@ class Librarian:
 
     async def cancel_batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> Batch:
         return await self._in_thread(self._library.batches.cancel, tenant, store_id, batch_id)
+
+    # --- responses -------------------------------------------------------------------------------
+
+    async def remember_response(self, tenant: TenantId, response_id: str, value: bytes) -> None:
+        """Not on disk: a conversation can go on from the text that its client has."""
+        self._responses.remember(tenant, response_id, value)
+
+    async def recall_response(self, tenant: TenantId, response_id: str) -> bytes | None:
+        return self._responses.recall(tenant, response_id)
+
+    async def forget_response(self, tenant: TenantId, response_id: str) -> bool:
+        return self._responses.forget(tenant, response_id)
 
     # --- for searches, shards and the ingress ----------------------------------------------------
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from mygo.api.filters import matches
+from mygo.api.memory import ResponseMemory
 from mygo.api.service import (
     Answer,
     AnswerHead,
@@ -136,6 +137,7 @@ class MemoryService:
         self._files: dict[str, _File] = {}
         self._stores: dict[str, _Store] = {}
         self._batches: dict[str, _Batch] = {}
+        self._responses = ResponseMemory(2**20)
         self.requests: list[tuple[TenantId, AnswerRequest]] = []
         self.streams: list[Stream] = []
         self.missing: tuple[str, ...] = ()
@@ -404,6 +406,17 @@ class MemoryService:
                 cancelled = replace(member, status="cancelled")
                 self._store(tenant, store_id).files[member.file_id] = cancelled
         return await self.batch(tenant, store_id, batch_id)
+
+    # --- responses ---
+
+    async def remember_response(self, tenant: TenantId, response_id: str, value: bytes) -> None:
+        self._responses.remember(tenant, response_id, value)
+
+    async def recall_response(self, tenant: TenantId, response_id: str) -> bytes | None:
+        return self._responses.recall(tenant, response_id)
+
+    async def forget_response(self, tenant: TenantId, response_id: str) -> bool:
+        return self._responses.forget(tenant, response_id)
 
     # --- the machine ---
 

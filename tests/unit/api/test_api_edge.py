@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import pickle
 
@@ -15,7 +14,7 @@ from mygo.api import errors
 from mygo.api.auth import Keyring
 from mygo.api.files import safe_filename
 from mygo.api.filters import Comparison, Compound, matches
-from mygo.api.memory import LocalMemory
+from mygo.api.memory import ResponseMemory
 from mygo.errors import NotFound, Unauthorized
 from mygo.types import TenantId
 
@@ -124,27 +123,24 @@ def test_compounds_combine():
 
 @given(st.lists(st.tuples(st.sampled_from("rwd"), st.sampled_from("xyz"), st.integers(0, 6)), max_size=40))
 def test_memory_holds_the_latest_within_its_bytes(steps):
-    async def run() -> None:
-        memory, recent, values = LocalMemory(max_bytes=10), [], {}
-        for action, key, size in steps:
-            if action == "w":
-                await memory.remember(A, key, bytes(size))
-                values[key] = size
+    memory, recent, values = ResponseMemory(max_bytes=10), [], {}
+    for action, key, size in steps:
+        if action == "w":
+            memory.remember(A, key, bytes(size))
+            values[key] = size
+            recent = [each for each in recent if each != key] + [key]
+            while sum(values.values()) > 10:
+                del values[recent.pop(0)]
+        elif action == "d":
+            assert memory.forget(A, key) == (key in values)
+            values.pop(key, None)
+            recent = [each for each in recent if each != key]
+        else:
+            value = memory.recall(A, key)
+            assert (None if value is None else len(value)) == values.get(key)
+            if value is not None:
                 recent = [each for each in recent if each != key] + [key]
-                while sum(values.values()) > 10:
-                    del values[recent.pop(0)]
-            elif action == "d":
-                assert await memory.forget(A, key) == (key in values)
-                values.pop(key, None)
-                recent = [each for each in recent if each != key]
-            else:
-                value = await memory.recall(A, key)
-                assert (None if value is None else len(value)) == values.get(key)
-                if value is not None:
-                    recent = [each for each in recent if each != key] + [key]
-            assert await memory.recall(B, key) is None
-
-    asyncio.run(run())
+        assert memory.recall(B, key) is None
 
 
 @pytest.mark.parametrize(

@@ -150,9 +150,15 @@ def test_stream_fails_in_words_when_the_worker_dies(client):
         client.responses.retrieve(seen[-1].response.id)
 
 
-def test_batch_id_is_no_response(client):
-    store = client.vector_stores.create()
-    file = client.files.create(file=("x.txt", b"x"), purpose="assistants")
-    batch = client.vector_stores.file_batches.create(store.id, file_ids=[file.id])
-    with pytest.raises(openai.NotFoundError):
-        client.responses.retrieve(batch.id)
+def test_response_is_unknown_to_another_tenant(serve):
+    face = serve({"http": {"api_keys": {"key-a": "a", "key-b": "b"}}})
+    made = face.client("key-a").responses.create(model=MODEL, input="one")
+    other = face.client("key-b")
+    for ask in (
+        lambda: other.responses.retrieve(made.id),
+        lambda: other.responses.delete(made.id),
+        lambda: other.responses.create(model=MODEL, input="two", previous_response_id=made.id),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            ask()
+    assert face.client("key-a").responses.retrieve(made.id).id == made.id

@@ -1,4 +1,4 @@
-"""Lists cost the librarian the same few calls however long they are."""
+"""What the HTTP service asks of the librarian, and with how few calls."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from open_librarian import open_librarian
+from ray.exceptions import ActorDiedError
 from tokenizers import Tokenizer
 
 from mygo.api.service import Page
@@ -88,5 +89,26 @@ def test_batches_cost_a_call_each_when_they_have_many_files(
             ]
             assert (await service.cancel_batch(ACME, store.id, batch.id)).cancelled
             assert handle.calls == ["create_batch", "get_batch", "list_batch_files", "cancel_batch"]
+
+    asyncio.run(scenario())
+
+
+def test_response_is_known_to_every_ingress_and_lost_without_an_error_when_the_librarian_is_away(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    async def scenario() -> None:
+        async with open_librarian(tmp_path, byte_tokenizer) as librarian:
+            one, other = (CorpusService(Handle(librarian)) for _ in range(2))  # type: ignore[arg-type]
+            await one.remember_response(ACME, "resp_1", b"text")
+            assert await other.recall_response(ACME, "resp_1") == b"text"
+            assert await other.recall_response(TenantId("rival"), "resp_1") is None
+            assert await other.forget_response(ACME, "resp_1")
+            assert not await one.forget_response(ACME, "resp_1")
+
+        async def away(*arguments: Any) -> None:
+            raise ActorDiedError
+
+        handle = SimpleNamespace(remember_response=SimpleNamespace(remote=away))
+        await CorpusService(handle).remember_response(ACME, "resp_2", b"text")  # type: ignore[arg-type]
 
     asyncio.run(scenario())
