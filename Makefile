@@ -4,7 +4,7 @@ BUILD ?= cpu
 export PYTHON UV
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench accept lock clean
+.PHONY: help install demo test check bench overhead accept lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -29,7 +29,10 @@ check: install  ## lint, format, strict types, import contracts, architecture te
 accept: install  ## the acceptance run: exactness, routing, faults, bad input (tens of minutes)
 	$(PY) -m benchmarks.accept
 
-bench: install  ## cost of the control plane per request, beside an empty Ray Serve app
+bench: install  ## vLLM, vLLM with prefix caching and MyGO on one trace, with a table and plots (ARGS=--full: all, hours)
+	$(PY) -m benchmarks $(ARGS)
+
+overhead: install  ## cost of the control plane per request, beside an empty Ray Serve app
 	$(PY) -m benchmarks.overhead
 
 lock: install  ## resolve pyproject.toml into requirements/*.lock again (needs uv)

@@ -147,7 +147,13 @@ def _settings(options: argparse.Namespace, tenants: tuple[str, ...]) -> Settings
     model_path = models.resolve(model.source, cache_dir, progress=True)
     per_token = kv_bytes_per_token(model_path, model.dtype)
     return Settings(
-        model=model.model_copy(update={"kv_cache_bytes": options.kv_tokens * per_token}),
+        model=model.model_copy(
+            update={
+                "kv_cache_bytes": options.kv_tokens * per_token,
+                # vLLM wants room for one prompt of full length, and a cache of one prompt would be none
+                "max_context_tokens": min(model.max_context_tokens, options.kv_tokens // 2),
+            }
+        ),
         model_path=model_path,
         cache_dir=cache_dir,
         cores=usable_cores(),
@@ -159,7 +165,7 @@ def _settings(options: argparse.Namespace, tenants: tuple[str, ...]) -> Settings
 
 def _memory_gb(name: str, settings: Settings) -> float:
     system = SYSTEMS[name]
-    kv_bytes = system.workers * settings.model.kv_cache_bytes + settings.host_kv_bytes
+    kv_bytes = system.workers * settings.model.kv_cache_bytes + system.host_tier * settings.host_kv_bytes
     return system.memory_gb + kv_bytes / 1e9
 
 

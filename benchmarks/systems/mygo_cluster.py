@@ -20,6 +20,7 @@ class MygoSystem:
     name: str
     summary: str
     workers: int = 1
+    host_tier: bool = False
     document_order: str = "retrieval"
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of the configuration."""

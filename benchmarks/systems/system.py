@@ -132,7 +132,12 @@ class System(Protocol):
 
     @property
     def memory_gb(self) -> float:
-        """About what it takes, host tier included, beside the device KV of its workers."""
+        """About what it takes beside KV."""
+        ...
+
+    @property
+    def host_tier(self) -> bool:
+        """True if it also takes the settings' ``host_kv_bytes``."""
         ...
 
     @property

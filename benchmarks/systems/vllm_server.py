@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ class VllmSystem:
     """Further command line arguments; the folder is the system's own."""
     host_tier: bool = False
     python: Path = Path(sys.executable)
-    problem_of: Callable[[], str | None] = field(default=lambda: None)
     workers: int = 1
     keeps_order: bool = True
 
@@ -48,7 +47,7 @@ class VllmSystem:
         return 3.2
 
     def problem(self) -> str | None:
-        return self.problem_of()
+        return None
 
     def start(self, folder: Path, settings: Settings) -> VllmServer:
         port = free_port()
@@ -155,7 +154,7 @@ class VllmServer:
             return False
 
     def _tail(self) -> str:
-        return self._log.read_text(errors="replace")[-4000:]
+        return f"...{self._log.read_text(errors='replace')[-2000:]}\nthe whole log: {self._log}"
 
 
 def samples(text: str) -> list[tuple[str, dict[str, str], float]]:
