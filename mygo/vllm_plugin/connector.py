@@ -32,7 +32,7 @@ from mygo.types import WorkerLoad
 from mygo.vllm_plugin import identity, spans, versions
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.ledger import Ledger
-from mygo.vllm_plugin.reporter import Reporter
+from mygo.vllm_plugin.reporter import Reporter, ReportSink
 from mygo.vllm_plugin.settings import PluginSettings
 from mygo.vllm_plugin.siblings import SiblingHold
 from mygo.vllm_plugin.spans import SegmentMap
@@ -59,7 +59,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._maps: dict[str, SegmentMap] = {}
         self._uncomputed_tokens: dict[str, int] = {}
         """Of waiting requests: prompt tokens that nobody holds or is computing, when last looked."""
-        self._reporter: Reporter | None = None
+        self._reporter: ReportSink | None = None
 
     def bind_kv_cache_manager(self, kv_cache_manager: KVCacheManager) -> None:
         """The scheduler has built its cache: everything that depends on it begins here."""
@@ -68,24 +68,28 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._siblings = SiblingHold(self._cache)
         self._ledger = Ledger(self._cache.block_tokens, self._cache.is_resident, self._cache.event_id)
         if self._settings.mygo_socket is not None:
-            self._start_reporting(self._settings.mygo_socket)
+            reporter = Reporter(self._settings.mygo_socket, self._hello())
+            self.report_to(reporter)
+            reporter.start()
 
-    def _start_reporting(self, path: str) -> None:
-        if not self._cache.publishes_events:
-            raise ConfigError(
-                "mygo_socket is set, but the engine has no cache events to report: "
-                "set kv_events_config as mygo.vllm_plugin.settings.engine_arguments does"
-            )
-        hello = Hello(
+    def _hello(self) -> Hello:
+        return Hello(
             epoch=uuid.uuid4().hex,
             block_tokens=self._cache.block_tokens,
             device_tokens=self._cache.capacity_tokens,
             pid=os.getpid(),
             data_parallel_rank=self._vllm_config.parallel_config.data_parallel_index,
         )
-        self._reporter = Reporter(path, hello)
+
+    def report_to(self, sink: ReportSink) -> None:
+        """Publish to ``sink`` from now on. Once, before the first request; a socket does it by itself."""
+        if not self._cache.publishes_events:
+            raise ConfigError(
+                "the engine has no cache events to report: "
+                "set kv_events_config as mygo.vllm_plugin.settings.engine_arguments does"
+            )
+        self._reporter = sink
         self._cache.tee(self._ledger.observe, self._cleared)
-        self._reporter.start()
 
     # --- scheduler side --------------------------------------------------------------------------
 

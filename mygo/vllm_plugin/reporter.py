@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterable
+from typing import Protocol
 
 from mygo.types import ResidencyEvent, WorkerLoad
 from mygo.vllm_plugin.residency import ResidencyLog
@@ -24,6 +25,18 @@ RECONNECT_S = 0.5
 SEND_TIMEOUT_S = 10.0
 # How often an idle connection is looked at for a peer that went away.
 PEER_CHECK_S = 1.0
+
+
+class ReportSink(Protocol):
+    """Where the connector's news goes: the socket, or whoever runs the scheduler in its own process."""
+
+    def publish(self, events: Iterable[ResidencyEvent], load: WorkerLoad) -> None:
+        """Called by the engine, which waits for it. The last load counts, events add up."""
+        ...
+
+    def close(self) -> None:
+        """The engine ends."""
+        ...
 
 
 class Reporter:
