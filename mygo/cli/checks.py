@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -106,11 +107,14 @@ def _disk(key: str, path: Path) -> Finding | str:
     probe = path / f".writable-{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        try:
+            probe.write_bytes(b"x" * 4096)
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
+        advice = "free some space, or set it" if error.errno == errno.ENOSPC else "set it"
         raise ConfigError(
-            f"cluster.{key}: {path} cannot be written ({error.strerror}); set it to another folder"
+            f"cluster.{key}: {path} cannot be written ({error.strerror}); {advice} to another folder"
         ) from error
     free_bytes = shutil.disk_usage(path).free
     detail = f"{path}, {free_bytes / 2**30:.1f} GiB free"

@@ -213,7 +213,8 @@ class Database:
             for step in _SCHEMA[version:]:
                 for statement in step.split(";\n"):
                     connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if version < SCHEMA_VERSION:  # else nothing is written: it opens on a full disk, too
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

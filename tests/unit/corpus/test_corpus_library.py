@@ -231,6 +231,21 @@ def test_reopened_library_completes_what_was_pending(open_library: Callable[[], 
     assert live(library, store) == files and library.journal.position() == 2
 
 
+def test_library_opens_when_nothing_can_be_written_any_more(
+    open_library: Callable[[], Library], tmp_path: Path
+) -> None:
+    library = open_library()
+    store = library.catalog.create_store(ACME).id
+    library.close()
+    before = (tmp_path / "data" / "corpus.sqlite3").read_bytes()
+    library = open_library()
+    assert library.catalog.get_store(ACME, store).id == store
+    wal = tmp_path / "data" / "corpus.sqlite3-wal"
+    assert not wal.exists() or wal.stat().st_size == 0, "opening wrote something"
+    library.close()
+    assert (tmp_path / "data" / "corpus.sqlite3").read_bytes() == before
+
+
 def test_library_refuses_when_the_data_directory_is_a_file(tmp_path: Path, tokenizer: Tokenizer) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cluster\.data_dir: .*cannot be used"):
