@@ -23,6 +23,6 @@ def test_full_disk_is_told_from_a_wrong_folder_and_nothing_is_left_on_it(
     with pytest.raises(ConfigError, match=r"cluster\.data_dir: .*; set it to another folder"):
         checks._disk("data_dir", tmp_path / "file" / "data")
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(ConfigError, match="No space left on device.*; free some space, or"):
+    with pytest.raises(ConfigError, match=r"No space left on device.*; free some space, or"):
         checks._disk("data_dir", tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
