@@ -109,8 +109,13 @@ class EmbedderConfig(_Section):
 class WorkersConfig(_Section):
     replicas: int = Field(default=2, ge=1)
     """Workers, each with an engine and a KV cache of its own."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """What the engines compute on; on `cpu` workers share out the cores."""
+    device: Literal["cpu", "cuda", "emulated"] = "cpu"
+    """What the engines compute on; on `cpu` workers share out the cores. `emulated` engines compute
+    nothing and answer nothing sensible: they take the time of `emulated_profile`, for load tests."""
+    emulated_profile: str = "llama-3-8b-h100"
+    """On `emulated`: a shipped engine profile, or the path of a JSON file."""
+    emulated_time_scale: float = Field(default=1.0, gt=0)
+    """On `emulated`: wall seconds per second of the profile. More lets a core carry more workers."""
     cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """CPU cores that the engines of a machine share out on `cpu`; empty for all that there are."""
     max_ongoing: int = Field(default=64, ge=1)
@@ -120,6 +125,14 @@ class WorkersConfig(_Section):
     stall_timeout_s: float = Field(default=60.0, gt=0)
     """A worker whose engine has requests and takes no step for this long is replaced. Many times what a
     step takes: on a CPU that may be seconds."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What every answer must say of the workers that gave it."""
+        if self.device != "emulated":
+            return ()
+        scale = f"time x{self.emulated_time_scale:g}"
+        return (f"the engines are emulated ({self.emulated_profile}, {scale}): the text is no answer",)
 
 
 class CorpusConfig(_Section):

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from mygo.config import Config
 from mygo.serve.calls import pack
-from mygo.serve.worker import HEARTBEAT_S, REPORT_INTERVAL_S
+from mygo.serve.reporting import HEARTBEAT_S, REPORT_INTERVAL_S
 from mygo.types import (
     GenerateRequest,
     PrefillStats,

@@ -114,6 +114,11 @@ class EmulatedCore:
         )
 
     @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self._settings.vocabulary
+
+    @property
     def open_requests(self) -> int:
         """Requests that were added and have neither ended nor been aborted."""
         return len(self._arrived_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,21 @@ class EngineProfile:
     """To read one token's KV from the disk tier into host memory."""
     derivation: Mapping[str, Any] = field(default_factory=dict)
     """The inputs from which the numbers were computed or measured."""
+
+    def slowed(self, scale: float) -> EngineProfile:
+        """The same device with every duration multiplied by ``scale``."""
+        grid = self.prefill
+        rows = tuple(tuple(seconds * scale for seconds in row) for row in grid.seconds)
+        decode = self.decode
+        return replace(
+            self,
+            prefill=replace(grid, seconds=rows),
+            decode=DecodeCost(
+                decode.step_s * scale, decode.sequence_s * scale, decode.context_token_s * scale
+            ),
+            host_load_s_per_token=self.host_load_s_per_token * scale,
+            disk_load_s_per_token=self.disk_load_s_per_token * scale,
+        )
 
     def device_tokens(self, kv_cache_bytes: int) -> int:
         """Tokens that fit into ``kv_cache_bytes`` of device memory."""

@@ -14,6 +14,7 @@ Arrows are data. Ray Serve deployments, each with its file here:
 - ``librarian.py``: the corpus on disk. Shards pull its journal.
 - ``retriever.py``: the embedder, and the FAISS shards, which are pure functions of the journal.
 - ``worker.py``: one vLLM engine each (``vllm_engine.py``). Says what its cache holds; dies with its engine.
+  ``emulated_worker.py`` stands in for it in load tests: the same, but its engine only takes time.
 - ``directory_server.py``: collects what workers say. Each ingress pulls it into a copy of its own.
 
 Inside the ingress: ``search.py`` (who may read what), the prompt builder of ``mygo/prompt``, and
@@ -28,7 +29,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ray import serve
@@ -36,7 +36,7 @@ from ray.serve.deployment import Application, Deployment
 
 from mygo import models
 from mygo.config import Config
-from mygo.serve import worker
+from mygo.serve import emulated_worker, worker
 from mygo.serve.directory_server import DirectoryServer
 from mygo.serve.ingress import Ingress
 from mygo.serve.librarian import Librarian
@@ -69,8 +69,12 @@ def build(
     the worker deployment.
     """
     directory = _light(DirectoryServer, "directory").bind()
-    make_workers = workers or partial(worker.deployment, config, paths.language_model)
-    worker_app = make_workers(directory)
+    if workers is not None:
+        worker_app = workers(directory)
+    elif config.workers.device == "emulated":
+        worker_app = emulated_worker.deployment(config, directory)
+    else:
+        worker_app = worker.deployment(config, paths.language_model, directory)
 
     librarian = _light(Librarian, "librarian").bind(config, paths.language_model)
     embedder = _light(EmbedderServer, "embedder").bind(config, paths.embedder)

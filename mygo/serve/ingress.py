@@ -156,7 +156,7 @@ class Ingress(CorpusService):
                 retrieval_s=retrieval_s,
                 citations=tuple(Hit.of(scored, found.attributes_of(scored)) for scored in prompt.citations),
                 dropped=tuple(Hit.of(ScoredPassage(passage, 0.0)) for passage in prompt.dropped),
-                degraded=found.degraded,
+                degraded=(*found.degraded, *self._config.workers.notices),
             )
         except BaseException:
             await generation.aclose()

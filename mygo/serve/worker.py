@@ -21,11 +21,11 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from mygo.config import Config
-from mygo.directory import Applied
 from mygo.errors import Unavailable
 from mygo.serve import profiling
 from mygo.serve.calls import pack
 from mygo.serve.placement import cores_of
+from mygo.serve.reporting import keep_reporting
 from mygo.serve.socket_folder import socket_folder
 from mygo.serve.stall import StallWatch
 from mygo.types import Engine, GenerateRequest, WorkerId, WorkerInfo
@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 ENGINE_CHECK_S = 0.1
 HELLO_S = 60.0
-HEARTBEAT_S = 1.0
-REPORT_INTERVAL_S = 0.5
-"""Pause between two reports; what changes meanwhile travels as one."""
 
 
 class Worker(LLMServer):  # type: ignore[misc]
@@ -50,7 +47,6 @@ class Worker(LLMServer):  # type: ignore[misc]
         context = serve.get_replica_context()
         self._worker = WorkerId(context.replica_id.unique_id)
         self._config = config
-        self._directory = directory
         cores = self._take_cores(context.rank.local_rank)
         socket = socket_folder() / "engine.sock"  # private: it carries token ids
         self._receiver = ReportReceiver(socket, self._worker)
@@ -66,7 +62,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         self._deltas = 0
         self._watch = asyncio.create_task(self._exit_when_engine_ends())
         self._info = await self._describe(len(cores))
-        self._reports = asyncio.create_task(self._report())
+        self._reports = asyncio.create_task(keep_reporting(directory, self._info, self._receiver))
 
     def _take_cores(self, rank: int) -> list[int]:
         """Bind the engine that is about to start to its share of this machine's cores."""
@@ -125,28 +121,6 @@ class Worker(LLMServer):  # type: ignore[misc]
                     self._awaiting += 1
         finally:
             self._awaiting -= 1
-
-    async def _report(self) -> None:
-        """Tell the directory what changed, and everything again whenever it lost track."""
-        joined = False
-        while True:
-            try:
-                if not joined:
-                    await self._directory.join.remote(self._info)
-                    report = await self._receiver.snapshot()
-                    joined = True
-                else:
-                    report = await self._receiver.next_report(HEARTBEAT_S)
-                outcome = await self._directory.report.remote(report)
-                joined = outcome in (Applied.APPLIED, Applied.DUPLICATE)
-                await asyncio.sleep(REPORT_INTERVAL_S)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                # the directory is being replaced: it will want to be told everything
-                logger.warning("report failed, will introduce itself again: %s", error)
-                joined = False
-                await asyncio.sleep(HEARTBEAT_S)
 
     async def _exit_when_engine_ends(self) -> None:
         """A worker whose engine is dead or hung would swallow requests until somebody noticed."""

@@ -295,7 +295,8 @@ def test_leaps_change_nothing_that_can_be_seen(
     ]
     seen, reports, times_s = _history(_core(TIGHT, leap=False), arrivals, looks_s)
     leaped = _history(_core(TIGHT), arrivals, looks_s)
-    assert leaped == (seen, reports, pytest.approx(times_s))
+    assert leaped[:2] == (seen, reports)
+    assert leaped[2] == pytest.approx(times_s)
 
 
 @settings(max_examples=25, deadline=None)
