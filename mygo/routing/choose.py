@@ -25,7 +25,7 @@ def choose(
     rng: random.Random,
     recompute_weight: float = 0.0,
     shared_tokens: int = 0,
-    placed: Mapping[WorkerId, float] | None = None,
+    working_set_tokens: Mapping[WorkerId, int] | None = None,
 ) -> Route:
     """Argmin over accepting workers of ``queue_s + prefill_s * (1 + what the prefill costs others)``.
 
@@ -35,8 +35,9 @@ def choose(
 
     - ``recompute_weight`` times, for the cached documents that its blocks displace and the requests
       that will come while it runs; the busier the cluster, the more of these (see ``_BUSY``);
-    - up to twice that on a worker with more of ``placed`` (tokens newly computed on each worker of
-      late) than the least of them, so that what is cold everywhere goes where it displaces little;
+    - up to twice that on a worker whose working set would become larger than the least of them
+      (``working_set_tokens``: its size with this prompt in it), so that what is cold everywhere goes
+      where it displaces little, and what was evicted goes back to where it was;
     - ``decode_delay_weight`` times for each running request, whose next tokens it delays.
 
     ``shared_tokens`` are the leading tokens that all prompts share (the system prompt). Every worker
@@ -48,16 +49,15 @@ def choose(
     accepts.
     """
     able = accepting(candidates)
-    placed = placed or {}
-    placed_tokens = {each.worker: placed.get(each.worker, 0.0) for each in able}
-    all_placed_tokens, least_tokens = sum(placed_tokens.values()), min(placed_tokens.values())
+    asked_tokens = {each.worker: (working_set_tokens or {}).get(each.worker, 0) for each in able}
+    least_tokens, most_tokens = min(asked_tokens.values()), max(asked_tokens.values())
     open_per_worker = sum(each.running for each in able) / len(able)
 
     def price_s(candidate: Candidate) -> float:
         held_tokens = min(max(candidate.residency.cached_tokens, shared_tokens), prompt_tokens)
         own_s = prefill_s(candidate.profile, held_tokens, prompt_tokens - held_tokens)
-        more_tokens = placed_tokens[candidate.worker] - least_tokens
-        crowding = more_tokens / all_placed_tokens if more_tokens else 0.0
+        more_tokens = asked_tokens[candidate.worker] - least_tokens
+        crowding = more_tokens / most_tokens if more_tokens else 0.0
         later = recompute_weight * (1 + open_per_worker / _BUSY) * (1 + crowding)
         decodes = decode_delay_weight * candidate.running
         return candidate.queue_s + own_s * (1 + later + decodes)

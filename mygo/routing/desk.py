@@ -214,4 +214,5 @@ def _asked(prompt: Prompt, text: str) -> RouteRequest:
         text=text,
         first_document=documents[0] if documents else first.key,
         shared_tokens=len(first.token_ids) if first.domain == PUBLIC else 0,
+        reusable=prompt.path[:-1],
     )

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 from mygo.errors import Unavailable
 from mygo.tree.profile import prefill_s
-from mygo.types import Candidate, Route
+from mygo.types import Candidate, PathStep, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class RouteRequest:
     """Names the first document (or, without one, the prompt's first segment)."""
     shared_tokens: int = 0
     """Leading tokens that this prompt shares with nearly all others: the system prompt's."""
+    reusable: tuple[PathStep, ...] = ()
+    """The path without its last segment, which no other request will bring."""
 
 
 class Router(Protocol):

@@ -11,21 +11,22 @@ from mygo.routing.baselines import ConsistentHash, PowerOfTwo, RoundRobin
 from mygo.routing.choose import choose
 from mygo.routing.prefix_affinity import PrefixAffinity
 from mygo.routing.router import Router, RouteRequest
-from mygo.types import Candidate, Route, WorkerId
+from mygo.routing.working_set import WorkingSets
+from mygo.types import Candidate, Route
 
-_FADE = 0.99
-"""Per request: placements count for about the last hundred requests."""
+_WINDOW = 200
+"""Requests per worker over which its working set counts."""
 
 
 class PredictedSeconds:
-    """``choose`` as a router: it remembers how many new tokens it has lately placed on each worker."""
+    """``choose`` as a router: it remembers what it has lately sent to each worker."""
 
     needs_all_workers: ClassVar[bool] = False
 
     def __init__(self, *, decode_delay_weight: float, recompute_weight: float) -> None:
         self._decode_delay_weight = decode_delay_weight
         self._recompute_weight = recompute_weight
-        self._placed: dict[WorkerId, float] = {}
+        self._working_sets = WorkingSets(_WINDOW)
 
     def route(
         self, request: RouteRequest, workers: Sequence[Candidate], rng: random.Random, now_s: float
@@ -36,19 +37,13 @@ class PredictedSeconds:
             decode_delay_weight=self._decode_delay_weight,
             recompute_weight=self._recompute_weight,
             shared_tokens=request.shared_tokens,
-            placed=self._placed,
+            working_set_tokens={
+                each.worker: self._working_sets.tokens_with(each.worker, request.reusable) for each in workers
+            },
             rng=rng,
         )
-        self._remember(route, request)
+        self._working_sets.sent(route.worker, request.reusable)
         return route
-
-    def _remember(self, route: Route, request: RouteRequest) -> None:
-        held_tokens = max(route.predicted_cached_tokens, request.shared_tokens)
-        new_tokens = max(request.prompt_tokens - held_tokens, 0)
-        faded = {name: tokens * _FADE for name, tokens in self._placed.items()}
-        faded[route.worker] = faded.get(route.worker, 0.0) + new_tokens
-        # A worker that left fades below a token and out of the book.
-        self._placed = {name: tokens for name, tokens in faded.items() if tokens >= 1.0}
 
 
 ROUTERS: dict[str, Callable[[RoutingConfig], Router]] = {

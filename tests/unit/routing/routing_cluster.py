@@ -276,7 +276,9 @@ def run(
             )
             for name in cluster
         ]
-        asked = RouteRequest(ask.path[-1].end_tokens, ask.text, ask.path[1].key, ask.system_tokens)
+        asked = RouteRequest(
+            ask.path[-1].end_tokens, ask.text, ask.path[1].key, ask.system_tokens, ask.path[:-1]
+        )
         route = router.route(asked, candidates, rng, now_s)
         request = RequestId(str(ask.number))
         reservations.reserve(request, route.worker, route.prefill_s, now_s)

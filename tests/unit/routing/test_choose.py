@@ -60,14 +60,14 @@ def test_choose_leaves_decodes_alone_when_a_prefill_would_delay_them() -> None:
 
 
 def weighed(workers: list[Candidate], *, shared_tokens: int = 0, seed: int = 0) -> Route:
-    """With half more tokens placed on a than on b."""
+    """With a working set on a half larger than on b."""
     return choose(
         workers,
         1000,
         decode_delay_weight=0.0,
         recompute_weight=4.0,
         shared_tokens=shared_tokens,
-        placed={WorkerId("a"): 300.0, WorkerId("b"): 200.0},
+        working_set_tokens={WorkerId("a"): 300, WorkerId("b"): 200},
         rng=random.Random(seed),
     )
 
@@ -80,7 +80,7 @@ def test_choose_prices_shared_tokens_as_held_everywhere_when_told() -> None:
     assert route.predicted_s == pytest.approx(1.0)  # what it really takes
 
 
-def test_choose_places_cold_prompts_where_least_was_placed_when_all_else_is_equal() -> None:
+def test_choose_places_cold_prompts_where_the_working_set_is_smaller_when_all_else_is_equal() -> None:
     assert {weighed([worker("a"), worker("b")], seed=seed).worker for seed in range(5)} == {"b"}
 
 
