@@ -50,9 +50,9 @@ class Size:
 SMOKE = Size(
     systems="vllm,vllm-prefix,mygo",
     loads=("closed:1", "open:50%"),
-    requests=24,
+    requests=16,
     per_round=4,
-    token_scale=0.25,
+    token_scale=0.2,
     output_tokens=8,
     kv_tokens=8_192,
     host_kv_tokens=32_768,

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,15 @@ def label(arguments: list[str]) -> str:
         scripts = [each for each in arguments[1:] if each.endswith(".py")]
         return Path(scripts[0]).name if scripts else program
     return program
+
+
+def confine(pids: Iterable[int], cores: Iterable[int]) -> None:
+    """Keep all present threads of ``pids``, and what they start from now on, on ``cores``."""
+    for pid in pids:
+        with contextlib.suppress(*_GONE):
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(*_GONE):
+                    os.sched_setaffinity(int(thread.name), cores)
 
 
 def kill_tree(root: int, timeout_s: float = 30.0) -> int:

@@ -7,6 +7,7 @@ had been computed before (``accounting``), and each worker's share of the reques
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def run(folder: Path, say: Say) -> Outcome:
             texts = Docstrings(models.resolve(config.model.source, config.cluster.cache_dir))
             layouts = Layouts(cluster)
             for trace in traces(texts):
-                found = _serve(cluster, layouts, trace)
+                found = _serve(cluster, layouts, trace, folder / f"{policy}-{trace.name.split()[0]}.jsonl")
                 figures.setdefault(trace.name, {})[policy] = found
                 say(f"{trace.name}, {policy}: {found['recomputed_tokens']} tokens recomputed")
     problems = [problem for name, by_policy in figures.items() for problem in judge(name, by_policy)]
@@ -114,11 +115,17 @@ def judge(name: str, by_policy: dict[str, dict[str, Any]]) -> list[str]:
     return problems
 
 
-def _serve(cluster: Cluster, layouts: Layouts, trace: Trace) -> dict[str, Any]:
+def _serve(cluster: Cluster, layouts: Layouts, trace: Trace, raw: Path) -> dict[str, Any]:
+    names = {text: number for number, text in enumerate(dict.fromkeys(sum(trace.requests, ())))}
+
     def ask(number: int) -> tuple[Served, float]:
         documents, question = trace.requests[number], f"What is described in text {number}?"
         answer = cluster.chat(documents, question, max_tokens=MAX_TOKENS)
-        return layouts.served(documents, question, answer), answer["mygo"]["usage"]["ttft_s"]
+        mygo = answer["mygo"]
+        with raw.open("a") as file:
+            line = {"request": number, "documents": [names[text] for text in documents], **mygo}
+            file.write(json.dumps(line) + "\n")
+        return layouts.served(documents, question, answer), mygo["usage"]["ttft_s"]
 
     with ThreadPoolExecutor(CONCURRENCY) as threads:
         results = list(threads.map(ask, range(len(trace.requests))))

@@ -17,6 +17,7 @@ from mygo.workloads.trace import Trace
 def manifest_of(plan: Plan) -> dict[str, Any]:
     """JSON; a folder whose manifest differs holds another run."""
     settings = plan.settings
+    most = max(SYSTEMS[member.system].workers for members in plan.groups for member in members)
     engine = settings.model.model_dump(mode="json", exclude={"engine", "name"})
     return {
         "commit": revision(),
@@ -44,7 +45,8 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
         "engine": engine,
         "device_kv_tokens": settings.model.kv_cache_bytes // settings.kv_bytes_per_token,
         "host_kv_tokens": settings.host_kv_bytes // settings.kv_bytes_per_token,
-        "cores": list(settings.cores),
+        "engine_cores": list(settings.worker_cores(most)),
+        "other_cores": list(settings.spare_cores(most)),
         "tenants": len(settings.tenants),
         "throttle": asdict(plan.throttle) if plan.throttle else None,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
@@ -30,6 +31,8 @@ from mygo.workloads.trace import Trace
 
 WARM_UP = 2
 """Requests that every server answers before anything is measured; of texts that no load has."""
+ENGINE_WORKER = "VLLM::Worker"
+"""The title of the process in which vLLM computes."""
 PROBES = 4
 """Requests that measure the seconds of prefill per token, for throttling."""
 
@@ -100,19 +103,38 @@ class Runner:
         total = len(self._stretches(self._plan.loads[0])) * len(self._plan.loads) * len(members)
         if count == total:
             return
+        spare = self._plan.settings.spare_cores(max(SYSTEMS[each.system].workers for each in members))
         with contextlib.ExitStack() as stack:
             servers: dict[str, Server] = {}
             for member in members:
                 say(f"starting {member.label}")
                 settings = await self._settings(servers.get(members[0].label))
-                folder = self._folder.attempt(member.label)
-                server = SYSTEMS[member.system].start(folder, settings)
+                server = self._start(member, settings, spare)
                 stack.callback(server.stop)
                 servers[member.label] = server
                 for query in self._edition("warm-up")[:WARM_UP]:
                     await server.ask(query)
             for load in self._plan.loads:
                 await self._load(load, members, servers, finished[load.name], say)
+
+    def _start(self, member: Member, settings: Settings, spare: tuple[int, ...]) -> Server:
+        """Start it, then keep all but its engine's workers off the workers' cores.
+
+        What idle systems do in the background (Ray's is a third of a core) would slow down whoever is
+        measured, and not itself.
+        """
+        os.sched_setaffinity(0, settings.cores)  # children inherit it, and OpenMP takes no core beyond it
+        try:
+            server = SYSTEMS[member.system].start(self._folder.attempt(member.label), settings)
+        finally:
+            processes.confine([os.getpid()], spare)
+        pids = _tree(server, processes.running())
+        engines = {pid for pid in pids if " ".join(processes.command(pid)).startswith(ENGINE_WORKER)}
+        if not engines:
+            server.stop()
+            raise RuntimeError(f"{member.label} has no process called {ENGINE_WORKER}: nothing to keep apart")
+        processes.confine(pids - engines, spare)
+        return server
 
     async def _load(
         self,
@@ -230,10 +252,14 @@ class Runner:
 def _cpu_s(servers: dict[str, Server]) -> dict[str, float]:
     """CPU seconds of each server's processes since they started."""
     running = processes.running()
-    found: dict[str, float] = {}
-    for label, server in servers.items():
-        pids = {*server.root_pids}
-        for root in server.root_pids:
-            pids |= processes.below(root, running)
-        found[label] = sum(running[pid].cpu_s for pid in pids if pid in running)
-    return found
+    return {
+        label: sum(running[pid].cpu_s for pid in _tree(server, running)) for label, server in servers.items()
+    }
+
+
+def _tree(server: Server, running: Mapping[int, processes.Process]) -> set[int]:
+    """The pids of all its processes."""
+    pids = set(server.root_pids)
+    for root in server.root_pids:
+        pids |= processes.below(root, running)
+    return pids & running.keys()

@@ -38,7 +38,10 @@ def _conditions(summary: Summary) -> str:
         "commit": run["commit"],
         "machine": run["machine"],
         "model": f"{engine['source']}, {engine['dtype']}; blocks of {engine['block_tokens']}, steps of "
-        f"at most {engine['step_tokens']} tokens, {engine['long_prefill_tokens']} of one prompt",
+        f"at most {engine['step_tokens']} tokens, {engine['long_prefill_tokens']} of one prompt; "
+        f"context {engine['max_context_tokens']}",
+        "cores": f"engines {_numbers(run['engine_cores'])}, one per worker; all else (HTTP servers, Ray, "
+        f"the load generator) {_numbers(run['other_cores'])}",
         "device KV per worker": f"{run['device_kv_tokens']:,} tokens",
         "host tier, where there is one": f"{run['host_kv_tokens']:,} tokens",
         "trace": f"{run['trace']}, {run['requests']} requests, seed {run['seed']}, "
@@ -192,6 +195,10 @@ def _notes(summary: Summary) -> str:
             "counts may differ a little from those of a run in one piece."
         )
     return "## How to read this\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _seconds(figures: Figures) -> list[str]:

@@ -45,6 +45,10 @@ class Settings:
         """The cores of ``workers`` single-core workers: the last ones, as core 0 serves interrupts."""
         return self.cores[-workers:]
 
+    def spare_cores(self, workers: int) -> tuple[int, ...]:
+        """Where everything but their engines runs: the other cores, or all if there are no others."""
+        return self.cores[:-workers] or self.cores
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
