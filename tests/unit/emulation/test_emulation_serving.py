@@ -32,7 +32,7 @@ def _request(name: str, tokens: int = 320, max_tokens: int = 4) -> GenerateReque
 
 
 def _run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 60))
 
 
 async def _answer(engine: Engine, request: GenerateRequest) -> list[Any]:
