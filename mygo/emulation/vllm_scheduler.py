@@ -33,7 +33,6 @@ from vllm.v1.structured_output import StructuredOutputManager
 from mygo.emulation.settings import EngineSettings
 from mygo.emulation.timing import Chunk
 from mygo.types import GenerateRequest, RequestId
-from mygo.vllm_plugin import versions
 from mygo.vllm_plugin.reporter import ReportSink
 from mygo.vllm_plugin.settings import engine_arguments
 
@@ -85,7 +84,6 @@ class VllmScheduler:
     """One engine's scheduler, block pool and plugin. Steps alternate: ``schedule``, then ``complete``."""
 
     def __init__(self, settings: EngineSettings, sink: ReportSink) -> None:
-        versions.check()
         self._settings = settings
         config = _vllm_config(settings)
         block_tokens = settings.block_tokens

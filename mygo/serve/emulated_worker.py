@@ -19,6 +19,9 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from mygo.config import Config
+from mygo.emulation import profile as profiles
+from mygo.emulation.profile import EngineProfile
+from mygo.emulation.settings import EngineSettings
 from mygo.serve.calls import pack
 from mygo.serve.reporting import keep_reporting
 from mygo.types import GenerateRequest, WorkerId
@@ -32,24 +35,20 @@ class EmulatedWorker:
     """Deployment; called as ``worker.Worker`` is."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors
-        self, config: Config, directory: DeploymentHandle
+        self, settings: EngineSettings, profile: EngineProfile, time_scale: float, directory: DeploymentHandle
     ) -> None:
         # only in the replica: this imports vLLM
-        from mygo.emulation import profile as profiles
         from mygo.emulation.engine import EmulatedCore
         from mygo.emulation.serving import EmulatedEngine
-        from mygo.emulation.settings import EngineSettings
         from mygo.emulation.vllm_scheduler import settle_process
 
-        scale = config.workers.emulated_time_scale
-        profile = profiles.load(config.workers.emulated_profile).slowed(scale)
         worker = WorkerId(serve.get_replica_context().replica_id.unique_id)
-        settings = EngineSettings.of(config.model, profile)
-        core = EmulatedCore(settings, profile, worker, secrets.token_hex(8), leap=False)
+        slowed = profile.slowed(time_scale)
+        core = EmulatedCore(settings, slowed, worker, secrets.token_hex(8), leap=False)
         settle_process()
         self._engine = EmulatedEngine(core)
-        info = replace(core.info, node=f"{os.uname().nodename} (emulated, time x{scale:g})")
-        logger.warning("%s: %s, time scale %g: answers are no language", worker, info.model, scale)
+        info = replace(core.info, node=f"{os.uname().nodename} (emulated, time x{time_scale:g})")
+        logger.warning("%s: %s, time x%g: answers are no language", worker, info.model, time_scale)
         self._reports = asyncio.create_task(keep_reporting(directory, info, self._engine))
         self._watch = asyncio.create_task(self._exit_when_engine_ends())
 
@@ -67,7 +66,12 @@ class EmulatedWorker:
 
 
 def deployment(config: Config, directory: DeploymentHandle) -> Any:
-    """The worker deployment, bound and ready to run, with the real one's options for routing."""
+    """The worker deployment, bound and ready to run, with the real one's options for routing.
+
+    Raises ConfigError if the profile does not exist or does not fit the model's settings.
+    """
+    profile = profiles.load(config.workers.emulated_profile)
+    settings = EngineSettings.of(config.model, profile)
     return serve.deployment(
         EmulatedWorker,
         name="worker:emulated",
@@ -76,4 +80,4 @@ def deployment(config: Config, directory: DeploymentHandle) -> Any:
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=5.0,
         request_router_config=RequestRouterConfig(request_router_class="mygo.serve.pinned:PinnedRouter"),
-    ).bind(config, directory)
+    ).bind(settings, profile, config.workers.emulated_time_scale, directory)
