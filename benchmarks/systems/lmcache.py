@@ -57,7 +57,7 @@ class LmcacheServer:
             *(str(FOLDER / "lmcache"), "server", "--host", "127.0.0.1"),
             *("--port", str(port), "--http-port", str(http_port)),
             *("--supported-transfer-mode", "lmcache_driven", "--chunk-size", str(CHUNK_TOKENS)),
-            *("--l1-size-gb", gigabytes, "--l1-init-size-gb", gigabytes),
+            *("--l1-size-gb", gigabytes, "--l1-init-size-gb", gigabytes, "--eviction-policy", "LRU"),
         ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
