@@ -66,7 +66,7 @@ class Batches:
             ).fetchone()
             if row is None:
                 raise NotFound(
-                    f"no file batch {batch_id!r} in vector store {store_id!r}; list the store's files to see"
+                    f"no file batch {batch_id[:80]!r} in vector store {store_id!r}; list the store's files to see"
                     " how they are",
                     param="batch_id",
                 )

@@ -205,7 +205,7 @@ class Catalog:
                 "SELECT * FROM files WHERE id = ? AND tenant = ?", (file_id, tenant)
             ).fetchone()
         if row is None:
-            raise NotFound(f"no file {file_id!r}; list the files to see their ids", param="file_id")
+            raise NotFound(f"no file {file_id[:80]!r}; list the files to see their ids", param="file_id")
         return file_of(row)
 
     def list_files(
@@ -275,7 +275,8 @@ class Catalog:
             ).fetchone()
         if row is None:
             raise NotFound(
-                f"no file {file_id!r} in vector store {store_id!r}; attach it first", param="file_id"
+                f"no file {file_id[:80]!r} in vector store {store_id!r}; attach it first",
+                param="file_id",
             )
         return store_file_of(row)
 
@@ -355,5 +356,5 @@ class Catalog:
 
 def _no_store(store_id: StoreId) -> NotFound:
     return NotFound(
-        f"no vector store {store_id!r}; list the vector stores to see their ids", param="vector_store_id"
+        f"no vector store {store_id[:80]!r}; list the vector stores to see their ids", param="vector_store_id"
     )

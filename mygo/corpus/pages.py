@@ -61,7 +61,9 @@ class Listing(Generic[T]):
                 (scope, cursor),
             ).fetchone()
             if place is None:
-                raise NotFound(f"{name}: {cursor!r} is not in this list; start again without it", param=name)
+                raise NotFound(
+                    f"{name}: {cursor[:80]!r} is not in this list; start again without it", param=name
+                )
             conditions.append(f"(created_at, sequence) {'>' if ascending == behind else '<'} (?, ?)")
             values += [place["created_at"], place["sequence"]]
         # A page that is anchored at its end only is read from there, backwards.

@@ -87,6 +87,19 @@ def test_every_method_answers_alike_when_an_id_is_unknown_or_anothers(catalog: C
     assert catalog.get_store_file(ACME, store, file).status is StoreFileStatus.IN_PROGRESS
 
 
+def test_messages_stay_short_when_an_id_is_very_long(catalog: Catalog) -> None:
+    store, long = catalog.create_store(ACME).id, "x" * 10_000
+    for ask in (
+        lambda: catalog.get_store(ACME, StoreId(long)),
+        lambda: catalog.get_file(ACME, DocId(long)),
+        lambda: catalog.get_store_file(ACME, store, DocId(long)),
+        lambda: catalog.list_files(ACME, PageRequest(after=long)),
+    ):
+        with pytest.raises(NotFound) as caught:
+            ask()
+        assert len(str(caught.value)) < 250
+
+
 def test_public_store_is_readable_by_all_but_changed_by_its_owner_only(catalog: Catalog) -> None:
     store = catalog.create_store(ACME, domain=PUBLIC)
     file = catalog.add_file(RIVAL, "a.txt", b"x").id
