@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
@@ -18,12 +17,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from benchmarks import processes
 from benchmarks.harness.drive import Driver, Place
 from benchmarks.harness.plan import Load, Member, order, refill, rounds, send_times_s
 from benchmarks.harness.prompts import Layout
 from benchmarks.harness.records import Record, RoundRecord, RunFolder
 from benchmarks.harness.retrieval import Retrieval
+from benchmarks.harness.servers import Start, cpu_s, start_apart
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.system import Query, Server, Settings, Throttle
 from benchmarks.systems.throttle import Ratios
@@ -31,8 +30,6 @@ from mygo.workloads.trace import Trace
 
 WARM_UP = 2
 """Requests that every server answers before anything is measured; of texts that no load has."""
-ENGINE_WORKER = "VLLM::Worker"
-"""The title of the process in which vLLM computes."""
 PROBES = 4
 """Requests that measure the seconds of prefill per token, for throttling."""
 
@@ -69,13 +66,20 @@ class Runner:
     """Serves what is missing in the folder."""
 
     def __init__(
-        self, plan: Plan, folder: RunFolder, layout: Layout, retrieval: Retrieval, console: Console
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        layout: Layout,
+        retrieval: Retrieval,
+        console: Console,
+        start: Start = start_apart,
     ) -> None:
         self._plan = plan
         self._folder = folder
         self._layout = layout
         self._retrieval = retrieval
         self._console = console
+        self._start = start
         self._queries: dict[str, list[Query]] = {}
 
     async def run(self) -> None:
@@ -95,13 +99,13 @@ class Runner:
 
     async def _group(self, members: Sequence[Member], say: Callable[..., None]) -> None:
         finished = {load.name: self._finished(members, load) for load in self._plan.loads}
-        count = sum(len(done) for by_label in finished.values() for done in by_label.values())
-        say(
-            "resuming",
-            min(count * self._plan.per_round, len(self._plan.trace.requests) * len(finished) * len(members)),
-        )
-        total = len(self._stretches(self._plan.loads[0])) * len(self._plan.loads) * len(members)
-        if count == total:
+        stretches = rounds(self._plan.trace.requests, self._plan.per_round)
+        done = [
+            number for by_label in finished.values() for numbers in by_label.values() for number in numbers
+        ]
+        if done:
+            say("going on", sum(len(stretches[number]) for number in done))
+        if len(done) == len(stretches) * len(self._plan.loads) * len(members):
             return
         spare = self._plan.settings.spare_cores(max(SYSTEMS[each.system].workers for each in members))
         with contextlib.ExitStack() as stack:
@@ -109,32 +113,13 @@ class Runner:
             for member in members:
                 say(f"starting {member.label}")
                 settings = await self._settings(servers.get(members[0].label))
-                server = self._start(member, settings, spare)
+                server = self._start(member, settings, self._folder.attempt(member.label), spare)
                 stack.callback(server.stop)
                 servers[member.label] = server
                 for query in self._edition("warm-up")[:WARM_UP]:
                     await server.ask(query)
             for load in self._plan.loads:
                 await self._load(load, members, servers, finished[load.name], say)
-
-    def _start(self, member: Member, settings: Settings, spare: tuple[int, ...]) -> Server:
-        """Start it, then keep all but its engine's workers off the workers' cores.
-
-        What idle systems do in the background (Ray's is a third of a core) would slow down whoever is
-        measured, and not itself.
-        """
-        os.sched_setaffinity(0, settings.cores)  # children inherit it, and OpenMP takes no core beyond it
-        try:
-            server = SYSTEMS[member.system].start(self._folder.attempt(member.label), settings)
-        finally:
-            processes.confine([os.getpid()], spare)
-        pids = _tree(server, processes.running())
-        engines = {pid for pid in pids if " ".join(processes.command(pid)).startswith(ENGINE_WORKER)}
-        if not engines:
-            server.stop()
-            raise RuntimeError(f"{member.label} has no process called {ENGINE_WORKER}: nothing to keep apart")
-        processes.confine(pids - engines, spare)
-        return server
 
     async def _load(
         self,
@@ -175,14 +160,16 @@ class Runner:
         place: Place,
     ) -> tuple[RoundRecord, list[Record]]:
         server = servers[place.system]
-        before, cpu_before = await server.counters(), _cpu_s(servers)
+        before, cpu_before = await server.counters(), cpu_s(servers)
         driver = Driver(server, self._retrieval, place)
         if rate is None:
             records = await driver.closed(stretch, int(load.value))
         else:
             arrivals_s = [query.arrival_s for query in stretch]
             records = await driver.open(stretch, send_times_s(arrivals_s, self._plan.trace_rate, rate))
-        after, cpu_after = await server.counters(), _cpu_s(servers)
+        if all(each.error is not None for each in records):
+            raise RuntimeError(f"{place.system} answered nothing any more: {records[0].error}")
+        after, cpu_after = await server.counters(), cpu_s(servers)
         spent = {label: cpu_after[label] - cpu_before[label] for label in servers}
         done = RoundRecord(
             system=place.system,
@@ -247,19 +234,3 @@ class Runner:
 
     def _finished(self, members: Sequence[Member], load: Load) -> dict[str, set[int]]:
         return {member.label: set(self._folder.rounds(member.label, load.name)) for member in members}
-
-
-def _cpu_s(servers: dict[str, Server]) -> dict[str, float]:
-    """CPU seconds of each server's processes since they started."""
-    running = processes.running()
-    return {
-        label: sum(running[pid].cpu_s for pid in _tree(server, running)) for label, server in servers.items()
-    }
-
-
-def _tree(server: Server, running: Mapping[int, processes.Process]) -> set[int]:
-    """The pids of all its processes."""
-    pids = set(server.root_pids)
-    for root in server.root_pids:
-        pids |= processes.below(root, running)
-    return pids & running.keys()
