@@ -66,8 +66,8 @@ class Batches:
             ).fetchone()
             if row is None:
                 raise NotFound(
-                    f"no file batch {batch_id[:80]!r} in vector store {store_id!r}; list the store's files to see"
-                    " how they are",
+                    f"no file batch {batch_id[:80]!r} in vector store {store_id!r}; list the store's files"
+                    " to see how they are",
                     param="batch_id",
                 )
             statuses = connection.execute(
