@@ -21,6 +21,7 @@ from mygo.cli.client import Client, Json, find_url, pick_server
 from mygo.cli.status import collect, print_status
 from mygo.cli.terminal import err, out, print_error, print_json, print_piece, silent
 from mygo.errors import MygoError
+from mygo.workloads import PRESETS
 
 EXIT_FAILED = 1
 EXIT_ERROR = 2
@@ -244,3 +245,51 @@ def demo(
 ) -> None:
     """See it work: a small cluster, Python's documentation, questions asked cold and warm."""
     demos.run(data_dir.expanduser(), stop=stop)
+
+
+@app.command(
+    epilog="Examples: mygo simulate ragpulse --workers 4,8 --rate 20,40 --policy round_robin;  "
+    "mygo simulate ragpulse --rate 40 --plan 1.0"
+)
+def simulate(
+    what: Annotated[str, typer.Argument(help="a preset or a trace file, as for mygo trace")],
+    workers: Annotated[str, typer.Option(help="number of workers; like all lists, with commas")] = "4",
+    kv_gb: Annotated[str, typer.Option(help="device KV per worker, in 10^9 bytes; a list")] = "16",
+    rate: Annotated[
+        str, typer.Option(help="requests/s of the whole cluster; a list [default: the trace's]")
+    ] = "",
+    policy: Annotated[str, typer.Option(help="routing policies; a list")] = "predicted_seconds",
+    order: Annotated[str, typer.Option(help="document orders (retrieval, cache); a list")] = "retrieval",
+    plan: Annotated[
+        float | None, typer.Option(help="find the least workers whose TTFT keeps this many seconds")
+    ] = None,
+    percentile: Annotated[int, typer.Option(help="of requests that --plan is about: 50, 95 or 99")] = 95,
+    most_workers: Annotated[int, typer.Option(min=1, help="where --plan gives up")] = 1024,
+    profile: Annotated[str, typer.Option(help="engine profile, by name or JSON file")] = "llama-3-8b-h100",
+    requests: Annotated[int | None, typer.Option(min=1)] = None,
+    token_scale: Annotated[float, typer.Option(help="shrink every text to this share")] = 1.0,
+    seed: Annotated[int, typer.Option(help="of the trace, if it is a preset, and of routing's ties")] = 0,
+    out_path: Annotated[
+        Path | None, typer.Option("--out", help="folder for JSON, Markdown and a plot")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve a trace on emulated workers in virtual time: compare settings, or plan how many GPUs it takes."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # each emulated engine would tell of its start
+    from mygo.cli import simulate as simulates  # brings vLLM, which takes seconds: no other command needs it
+
+    wish = traces.Wish(what, seed if what in PRESETS else None, requests, None, token_scale)
+    setting = simulates.setting(traces.find(wish).trace, profile, seed)
+    grid = simulates.grid(workers, kv_gb, rate, policy, order)
+    result = (
+        simulates.sweep(setting, grid)
+        if plan is None
+        else simulates.plan(setting, grid, simulates.promise(plan, percentile), most_workers)
+    )
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        simulates.show(result)
+    if out_path is not None:
+        for path in simulates.write(result, out_path):
+            err.print(f"wrote {path}")
