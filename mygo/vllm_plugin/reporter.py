@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import threading
@@ -127,10 +128,12 @@ class Reporter:
 
 
 def _check_peer(connection: socket.socket) -> None:
-    """Raise OSError if the peer closed. It never sends anything, so readable means closed."""
-    try:
-        received = connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return
-    if not received:
+    """Raise OSError if the peer closed. It never sends anything, so readable means closed.
+
+    Never waits: a ``recv`` with MSG_DONTWAIT would, for the socket's whole timeout, since Python looks
+    at the timeout first.
+    """
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if poll.poll(0) and not connection.recv(1, socket.MSG_PEEK):
         raise ConnectionResetError("the reader closed the connection")

@@ -100,6 +100,26 @@ def test_receiver_gets_everything_when_events_come_before_and_after_the_connecti
     _run(test())
 
 
+def test_news_travels_at_once_when_the_engine_was_idle_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking whether an idle peer is still there once waited for the socket's whole timeout, so that
+    after a second without news nothing was reported for ten."""
+    monkeypatch.setattr(reporter_module, "SEND_TIMEOUT_S", 3600.0)
+
+    async def test() -> None:
+        reporter = Reporter(str(tmp_path / "s"), _hello())
+        async with _receiver(tmp_path / "s") as receiver:
+            reporter.start()
+            await receiver.snapshot()
+            await asyncio.sleep(0.2)  # ten looks
+            reporter.publish([_event(1, 64)], WorkerLoad())
+            assert (await receiver.next_report()).events == (_event(1, 64),)
+        reporter.close()
+
+    _run(test())
+
+
 def test_receiver_reports_the_load_when_nothing_else_happened_for_a_heartbeat(tmp_path: Path) -> None:
     async def test() -> None:
         async with _receiver(tmp_path / "s") as receiver:
