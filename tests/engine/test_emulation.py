@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.emulation_check import SETTINGS, calibrate, requests_of, start_engine
+from benchmarks.engine_pair import SETTINGS, calibrate, requests_of, start_engine
 from mygo.emulation import profile as profiles
 from mygo.emulation.engine import EmulatedCore
 from mygo.types import GenerateRequest, WorkerId
@@ -37,7 +37,7 @@ def _emulated(requests: list[GenerateRequest]) -> list[tuple[int, int]]:
             for outcome in core.advance(now_s):
                 for stats in outcome.prefills.values():
                     cached_tokens = sum(stats.cached_tokens.values())
-                answer_tokens += len(outcome.token_ids[request.request_id])
+                answer_tokens += len(outcome.token_ids.get(request.request_id, []))
         served.append((cached_tokens, answer_tokens))
     return served
 

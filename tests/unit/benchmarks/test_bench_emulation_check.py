@@ -6,19 +6,8 @@ import asyncio
 
 import pytest
 
-from benchmarks.emulation_check import (
-    SETTINGS,
-    Round,
-    Served,
-    busy_s,
-    drive,
-    emulate,
-    hit_ratio,
-    mean_ttft_s,
-    pooled,
-    requests_of,
-    within_bounds,
-)
+from benchmarks.emulation_check import Round, hit_ratio, mean_ttft_s, pooled, within_bounds
+from benchmarks.engine_pair import SETTINGS, Served, busy_s, drive, emulate, requests_of
 from mygo.emulation import profile as profiles
 from mygo.emulation.engine import EmulatedCore
 from mygo.emulation.serving import EmulatedEngine
