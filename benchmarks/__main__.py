@@ -58,7 +58,8 @@ SMOKE = Size(
     host_kv_tokens=32_768,
 )
 FULL = Size(
-    systems="vllm,vllm-prefix,vllm-offload-lru,vllm-offload-arc,vllm-offload-fs,mygo,mygo-order-cache",
+    systems="vllm,vllm-prefix,vllm-offload-lru,vllm-offload-arc,vllm-offload-fs,lmcache,sglang,mygo,"
+    "mygo-order-cache",
     loads=("closed:1", "open:40%", "open:80%", "open:120%", "open:160%"),
     requests=240,
     per_round=12,
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Raises MygoError for options that make no run, RuntimeError if a system does not start."""
-    names = choose(options.systems.split(","))
+    names = choose(options.systems.split(",")) if options.systems else _installed(options.size, console)
     if options.aa:
         names = [each for name in names for each in (name, name)]
     baseline = BASELINE if BASELINE in names else names[0]
@@ -139,6 +140,15 @@ def run(options: argparse.Namespace, console: Console) -> None:
         embedder_path = models.resolve(embedder.source, settings.cache_dir, progress=True)
         retrieval = Retrieval(Embedder(str(embedder_path), embedder.batch))
         asyncio.run(Runner(plan, folder, layout, retrieval, console).run())
+
+
+def _installed(size: Size, console: Console) -> list[str]:
+    """The size's systems that can run here; says which cannot, and why."""
+    names = size.systems.split(",")
+    for name in names:
+        if problem := SYSTEMS[name].problem():
+            console.print(f"without {name}: {problem}", markup=False, highlight=False)
+    return choose([name for name in names if SYSTEMS[name].problem() is None])
 
 
 def _settings(options: argparse.Namespace, tenants: tuple[str, ...]) -> Settings:
@@ -197,11 +207,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--report", action="store_true", help="write the report of --out again and run nothing")
     add("--list", action="store_true", help="name the systems, and why one cannot run here")
     options = parser.parse_args(arguments)
-    size = FULL if options.full else SMOKE
+    options.size = size = FULL if options.full else SMOKE
     options.load = options.load or list(size.loads)
     options.out = options.out or Path("results/bench") / ("full" if options.full else "smoke")
     for name in (
-        "systems",
         "requests",
         "per_round",
         "token_scale",

@@ -11,9 +11,6 @@ from benchmarks.harness.plan import Member
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.system import Server, Settings
 
-ENGINE_WORKER = "VLLM::Worker"
-"""The title of the process in which vLLM computes."""
-
 Start = Callable[[Member, Settings, Path, tuple[int, ...]], Server]
 """``start(member, settings, folder, spare)``: its server, ready; ``folder`` is empty and its own."""
 
@@ -30,10 +27,12 @@ def start_apart(member: Member, settings: Settings, folder: Path, spare: tuple[i
     finally:
         processes.confine([os.getpid()], spare)
     pids = _tree(server, processes.running())
-    engines = {pid for pid in pids if " ".join(processes.command(pid)).startswith(ENGINE_WORKER)}
+    engines = {pid for pid in pids if " ".join(processes.command(pid)).startswith(server.engine_title)}
     if not engines:
         server.stop()
-        raise RuntimeError(f"{member.label} has no process called {ENGINE_WORKER}: nothing to keep apart")
+        raise RuntimeError(
+            f"{member.label} has no process called {server.engine_title}: nothing to keep apart"
+        )
     processes.confine(pids - engines, spare)
     return server
 

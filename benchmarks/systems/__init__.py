@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from benchmarks.systems import lmcache, mygo_rows, vllm, vllm_offload
+from benchmarks.systems import lmcache, mygo_rows, sglang, vllm, vllm_offload
 from benchmarks.systems.system import System
 from mygo.errors import ConfigError
 
-_ROWS: tuple[System, ...] = (*vllm.ROWS, *vllm_offload.ROWS, *lmcache.ROWS, *mygo_rows.ROWS)
+_ROWS: tuple[System, ...] = (*vllm.ROWS, *vllm_offload.ROWS, *lmcache.ROWS, *sglang.ROWS, *mygo_rows.ROWS)
 SYSTEMS = {system.name: system for system in _ROWS}
 BASELINE = vllm.VLLM.name
 """What ratios compare with, unless the run does without it: then its first system."""

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
-from benchmarks import processes
 from benchmarks.cluster import free_port
+from benchmarks.systems.server_process import ServerProcess
 from benchmarks.systems.system import Counters, Query, Reply, Server, Settings
-from benchmarks.systems.vllm_server import ROOT, VllmSystem, connector
+from benchmarks.systems.vllm_server import ROOT, VllmServer, VllmSystem, connector
 
 FOLDER = ROOT / ".venv-lmcache" / "bin"
 START_S = 120.0
-STOP_S = 20.0
 CHUNK_TOKENS = 256
 
 
@@ -49,9 +42,10 @@ class LmcacheSystem:
 class LmcacheServer:
     """LMCache's server, and the vLLM that uses it."""
 
+    engine_title = VllmServer.engine_title
+
     def __init__(self, folder: Path, settings: Settings) -> None:
         port, http_port = free_port(), free_port()
-        self._log = folder / "lmcache.log"
         gigabytes = str(max(1, round(settings.host_kv_bytes / 2**30)))
         command = [
             *(str(FOLDER / "lmcache"), "server", "--host", "127.0.0.1"),
@@ -59,19 +53,12 @@ class LmcacheServer:
             *("--supported-transfer-mode", "lmcache_driven", "--chunk-size", str(CHUNK_TOKENS)),
             *("--l1-size-gb", gigabytes, "--l1-init-size-gb", gigabytes, "--eviction-policy", "LRU"),
         ]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            )
+        self._process = ServerProcess(command, folder / "lmcache.log", {})
+        self._process.wait_for(f"http://127.0.0.1:{http_port}/healthcheck", START_S)
         try:
-            self._wait(http_port)
             self._engine: Server = _engine(port).start(folder, settings)
         except BaseException:
-            self._end()
+            self._process.stop()
             raise
 
     @property
@@ -86,29 +73,7 @@ class LmcacheServer:
 
     def stop(self) -> None:
         self._engine.stop()
-        self._end()
-
-    def _end(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                processes.kill_tree(self._process.pid)
-                self._process.wait()
-
-    def _wait(self, http_port: int) -> None:
-        deadline_s = time.monotonic() + START_S
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{http_port}/", timeout=5.0, trust_env=False)
-                return
-            except httpx.HTTPError:
-                pass
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                tail = self._log.read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"LMCache's server does not come up:\n{tail}\nthe whole log: {self._log}")
-            time.sleep(0.5)
+        self._process.stop()
 
 
 def _engine(port: int) -> VllmSystem:

@@ -51,6 +51,10 @@ class MygoSystem:
 
 
 class MygoServer:
+    """A running cluster."""
+
+    engine_title = "VLLM::Worker"
+
     def __init__(self, cluster: Cluster, model: str, document_order: str) -> None:
         self._cluster = cluster
         self._model = model

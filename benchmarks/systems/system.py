@@ -103,6 +103,9 @@ class Counters:
 class Server(Protocol):
     """A running system."""
 
+    engine_title: str
+    """How the titles of the processes begin that compute: these have their cores for themselves."""
+
     @property
     def root_pids(self) -> tuple[int, ...]:
         """Its processes are these and their descendants."""

@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from benchmarks import processes
 from benchmarks.cluster import free_port
+from benchmarks.systems.server_process import ServerProcess
 from benchmarks.systems.streams import events, http_client
 from benchmarks.systems.system import Counters, Query, Reply, Settings
 
 START_S = 600.0
-STOP_S = 20.0
 ROOT = Path(__file__).parents[2]
 
 _SAMPLE = re.compile(r"^(?P<name>[\w:]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$", re.MULTILINE)
@@ -63,27 +57,15 @@ class VllmSystem:
 class VllmServer:
     """A running server; asks it with token ids, so that it applies no template of its own."""
 
+    engine_title = "VLLM::Worker"
+
     def __init__(self, command: Sequence[str], port: int, folder: Path, settings: Settings) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "command.txt").write_text(" ".join(command) + "\n")
-        self._log = folder / "server.log"
         self._url = f"http://127.0.0.1:{port}"
         self._model = settings.model.name
         self._salted = len(settings.tenants) > 1
         self._client = http_client()
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=_environment(settings),
-            )
-        try:
-            self._wait()
-        except BaseException:
-            self.stop()
-            raise
+        self._process = ServerProcess(command, folder / "server.log", _environment(settings))
+        self._process.wait_for(f"{self._url}/health", START_S)
 
     @property
     def root_pids(self) -> tuple[int, ...]:
@@ -130,31 +112,7 @@ class VllmServer:
         return Counters(cached, load_s)
 
     def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                processes.kill_tree(self._process.pid)
-                self._process.wait()
-
-    def _wait(self) -> None:
-        deadline_s = time.monotonic() + START_S
-        while not self._healthy():
-            if self._process.poll() is not None:
-                raise RuntimeError(f"vLLM ended with {self._process.returncode}:\n{self._tail()}")
-            if time.monotonic() > deadline_s:
-                raise RuntimeError(f"vLLM does not serve after {START_S:g} s:\n{self._tail()}")
-            time.sleep(0.5)
-
-    def _healthy(self) -> bool:
-        try:
-            return httpx.get(f"{self._url}/health", timeout=5.0, trust_env=False).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def _tail(self) -> str:
-        return f"...{self._log.read_text(errors='replace')[-2000:]}\nthe whole log: {self._log}"
+        self._process.stop()
 
 
 def samples(text: str) -> list[tuple[str, dict[str, str], float]]:
@@ -198,10 +156,9 @@ def _common(settings: Settings) -> list[str]:
 
 def _environment(settings: Settings) -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {
+    return {
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, settings.worker_cores(1))),
         "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }

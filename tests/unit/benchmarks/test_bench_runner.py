@@ -37,6 +37,7 @@ class Echo:
     open: int = 0
     most_open: int = 0
     root_pids: tuple[int, ...] = ()
+    engine_title: str = ""
 
     async def ask(self, query: Query) -> Reply:
         if self.dies_after is not None and len(self.asked) >= self.dies_after:
