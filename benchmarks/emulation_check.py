@@ -1,6 +1,6 @@
 """Does the emulated engine tell the truth? One trace through a real engine and through an emulated one.
 
-    python -m benchmarks.emulation_check [--rounds N] [--requests N] [--seed N] [--out FILE]
+    python -m benchmarks.emulation_check [--rounds N] [--requests N] [--seed N] [--out FILE] [--profile FILE]
 
 The real one is vLLM on this machine's CPU with MyGO's plugin. Before, between and after the rounds its
 T(cached, new) and decode rate are measured, as a worker measures them; from those that enclose a round the
@@ -37,6 +37,8 @@ from benchmarks.engine_pair import (
 from benchmarks.harness.machine import cpu_name, kv_bytes_per_token
 from mygo import models
 from mygo.config import Config
+from mygo.emulation import profile as profiles
+from mygo.emulation.profile import EngineProfile
 from mygo.errors import MygoError
 
 TTFT_BOUND = 0.15
@@ -45,7 +47,7 @@ UTILIZATION = 0.5
 
 
 @dataclass(frozen=True)
-class Round:
+class Comparison:
     """The same requests through both engines."""
 
     real: list[Served]
@@ -61,6 +63,17 @@ class Round:
         """Difference of the token hit ratios."""
         return hit_ratio(self.emulated) - hit_ratio(self.real)
 
+    @property
+    def within_bounds(self) -> bool:
+        return abs(self.ttft_error) <= TTFT_BOUND and abs(self.hit_error) <= HIT_BOUND
+
+
+@dataclass(frozen=True)
+class Round:
+    profile: EngineProfile
+    """What the emulated engine was calibrated with."""
+    comparison: Comparison
+
 
 def mean_ttft_s(served: Sequence[Served]) -> float:
     return statistics.fmean(one.ttft_s for one in served)
@@ -69,10 +82,6 @@ def mean_ttft_s(served: Sequence[Served]) -> float:
 def hit_ratio(served: Sequence[Served]) -> float:
     """Cached tokens over prompt tokens."""
     return sum(one.cached_tokens for one in served) / sum(one.prompt_tokens for one in served)
-
-
-def within_bounds(run: Round) -> bool:
-    return abs(run.ttft_error) <= TTFT_BOUND and abs(run.hit_error) <= HIT_BOUND
 
 
 async def check(model_path: Path, rounds: int, requests: int, seed: int, console: Console) -> list[Round]:
@@ -96,21 +105,24 @@ async def check(model_path: Path, rounds: int, requests: int, seed: int, console
                 real = await drive(engine, arriving, str(number))
                 await engine.reset_cache()
                 after = await calibrate(engine, seed + number + 1)
-            done.append(Round(real, emulate(profile_between(before, after, kv_bytes), arriving)))
-            console.print(
-                f"round {number + 1}: TTFT {done[-1].ttft_error:+.1%}, hits {done[-1].hit_error:+.2%}"
-            )
+            profile = profile_between(before, after, kv_bytes)
+            found = Comparison(real, emulate(profile, arriving))
+            done.append(Round(profile, found))
+            console.print(f"round {number + 1}: TTFT {found.ttft_error:+.1%}, hits {found.hit_error:+.2%}")
             before = after
         return done
     finally:
         client.shutdown()
 
 
-def pooled(rounds: Sequence[Round]) -> Round:
-    return Round([one for run in rounds for one in run.real], [one for run in rounds for one in run.emulated])
+def pooled(comparisons: Sequence[Comparison]) -> Comparison:
+    return Comparison(
+        [one for each in comparisons for one in each.real],
+        [one for each in comparisons for one in each.emulated],
+    )
 
 
-def print_table(console: Console, total: Round) -> None:
+def print_table(console: Console, total: Comparison) -> None:
     table = Table("", "real engine", "emulated", "difference", "bound", box=None)
     real, emulated = total.real, total.emulated
     table.add_row(
@@ -144,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--requests", type=int, default=60, help="per round")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("results/emulation_check.json"))
+    add("--profile", type=Path, help="keep the last calibration as an engine profile, for `mygo simulate`")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.requests < 2:
         parser.error("--rounds must be at least 1 and --requests at least 2")
@@ -155,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MygoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    total = pooled(rounds)
+    total = pooled([run.comparison for run in rounds])
     print_table(console, total)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(
@@ -166,15 +179,17 @@ def main(arguments: list[str] | None = None) -> int:
                 "seed": options.seed,
                 "ttft_error": total.ttft_error,
                 "hit_error": total.hit_error,
-                "within_bounds": within_bounds(total),
+                "within_bounds": total.within_bounds,
                 "rounds": [asdict(run) for run in rounds],
             },
             indent=1,
         )
         + "\n"
     )
-    console.print(f"{'within' if within_bounds(total) else 'OUT OF'} bounds; every request: {options.out}")
-    return 0 if within_bounds(total) else 1
+    if options.profile is not None:
+        profiles.store(options.profile, rounds[-1].profile)
+    console.print(f"{'within' if total.within_bounds else 'OUT OF'} bounds; every request: {options.out}")
+    return 0 if total.within_bounds else 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from benchmarks.emulation_check import Round, hit_ratio, mean_ttft_s, pooled, within_bounds
+from benchmarks.emulation_check import Comparison, hit_ratio, mean_ttft_s, pooled
 from benchmarks.engine_pair import SETTINGS, Served, busy_s, drive, emulate, requests_of
 from mygo.emulation import profile as profiles
 from mygo.emulation.engine import EmulatedCore
@@ -59,11 +59,12 @@ def _served(ttft_s: float, cached_tokens: int) -> list[Served]:
     [(1.0, 500, True), (1.14, 519, True), (0.86, 481, True), (1.16, 500, False), (1.0, 521, False)],
 )
 def test_bounds_are_fifteen_per_cent_and_two_points(ttft_s: float, cached_tokens: int, good: bool) -> None:
-    assert within_bounds(Round(_served(1.0, 500), _served(ttft_s, cached_tokens))) is good
+    found = Comparison(_served(1.0, 500), _served(ttft_s, cached_tokens))
+    assert found.within_bounds is good
 
 
 def test_rounds_pool_their_requests() -> None:
-    rounds = [Round(_served(1.0, 0), _served(2.0, 100)), Round(_served(3.0, 0), _served(4.0, 300))]
+    rounds = [Comparison(_served(1.0, 0), _served(2.0, 100)), Comparison(_served(3.0, 0), _served(4.0, 300))]
     total = pooled(rounds)
     assert mean_ttft_s(total.real) == 2.0
     assert total.ttft_error == pytest.approx(0.5)
@@ -74,4 +75,4 @@ def test_slower_profile_is_noticed() -> None:
     arriving = requests_of(20, 3, 1.0)
     honest = emulate(H100, arriving)
     slow = emulate(H100.slowed(1.3), arriving)
-    assert not within_bounds(Round(honest, slow))
+    assert not Comparison(honest, slow).within_bounds
