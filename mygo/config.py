@@ -201,6 +201,8 @@ class RoutingConfig(_Section):
     """`prefix_affinity`: difference in open requests from which it falls back to power of two."""
     affinity_min_match: float = Field(default=0.1, ge=0, le=1)
     """`prefix_affinity`: share of the prompt's characters below which it picks the emptiest tree."""
+    affinity_tree_chars: int = Field(default=400_000, ge=1)
+    """`prefix_affinity`: characters that it remembers per worker; best set to what a worker's KV holds."""
 
 
 class Config(_Section):

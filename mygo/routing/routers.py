@@ -53,7 +53,9 @@ ROUTERS: dict[str, Callable[[RoutingConfig], Router]] = {
     "round_robin": lambda config: RoundRobin(),
     "power_of_two": lambda config: PowerOfTwo(),
     "prefix_affinity": lambda config: PrefixAffinity(
-        imbalance=config.affinity_imbalance, min_match=config.affinity_min_match
+        imbalance=config.affinity_imbalance,
+        min_match=config.affinity_min_match,
+        tree_chars=config.affinity_tree_chars,
     ),
     "consistent_hash": lambda config: ConsistentHash(),
 }
