@@ -96,7 +96,8 @@ async def check(model_path: Path, rounds: int, requests: int, seed: int, console
         rate_per_s = UTILIZATION * requests / work_s
         minutes = rounds * requests / rate_per_s / 60
         console.print(
-            f"{rounds} rounds of {requests} requests at {rate_per_s:.2f}/s: about {minutes:.0f} minutes"
+            f"{rounds} rounds of {requests} requests at {rate_per_s:.2f}/s: about {minutes:.0f} minutes, "
+            "and a calibration after each"
         )
         done: list[Round] = []
         for number in range(rounds):
