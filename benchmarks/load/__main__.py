@@ -29,7 +29,7 @@ from benchmarks.load.local import ROLES, LocalCluster
 from benchmarks.load.profiles import PROFILES
 from benchmarks.load.report import Result, write
 from benchmarks.load.requests import Bodies
-from benchmarks.load.run import Test, run
+from benchmarks.load.run import LoadTest, run
 from benchmarks.synthesis import Synthesizer
 from mygo import models
 from mygo.config import ClusterConfig, ModelConfig
@@ -81,7 +81,7 @@ async def _run(options: argparse.Namespace, console: Console) -> Result:
             models.resolve(options.tokenizer, ClusterConfig().cache_dir, progress=True), seed=options.seed
         )
         bodies = Bodies(trace, texts, model=status["model"], output_tokens=options.output_tokens)
-        test = Test(
+        test = LoadTest(
             profile=options.profile,
             rate=options.rate,
             duration_s=options.duration_s,
@@ -154,9 +154,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--trace", type=Path, metavar="PATH", help="recorded trace (RAGPulse, Mooncake, or ours)"
     )
-    add("--requests", type=_count, default=5_000, metavar="N", help="of the trace, which then begins again")
+    add(
+        "--requests",
+        type=positive_count,
+        default=5_000,
+        metavar="N",
+        help="of the trace, which then begins again",
+    )
     add("--token-scale", type=_positive, default=1.0, metavar="F", help="multiplies the lengths of texts")
-    add("--output-tokens", type=_count, metavar="N", help="longest answer")
+    add("--output-tokens", type=positive_count, metavar="N", help="longest answer")
     add(
         "--tokenizer",
         default=ModelConfig().source,
@@ -165,7 +171,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--kill", choices=tuple(ROLES), help="SIGKILL a process of a cluster on this machine")
     add("--kill-every-s", type=_positive, default=30.0, metavar="N", help="how often (default: 30)")
-    add("--cluster-pid", type=_count, metavar="PID", help="its server, if `mygo up` did not start it")
+    add("--cluster-pid", type=positive_count, metavar="PID", help="its server, if `mygo up` did not start it")
     add("--api-key", default=os.environ.get("MYGO_API_KEY"), help="(default: $MYGO_API_KEY)")
     add("--timeout-s", type=_positive, default=300.0, metavar="S", help="a request that takes longer hangs")
     add("--seed", type=int, default=1)
@@ -175,7 +181,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _count(text: str) -> int:
+def positive_count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
     return int(text)

@@ -32,7 +32,7 @@ _COUNTS = ("running", "waiting", "queued_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class LoadTest:
     """What to do."""
 
     profile: str
@@ -62,7 +62,7 @@ class _Ramp:
 
 
 async def run(
-    test: Test,
+    test: LoadTest,
     client: LoadClient,
     bodies: Bodies,
     cluster: LocalCluster | None,
@@ -139,7 +139,7 @@ async def run(
 
 
 async def _ramp(
-    test: Test, driver: Driver, samples: list[Sample], ramp: _Ramp, say: Callable[[str], None]
+    test: LoadTest, driver: Driver, samples: list[Sample], ramp: _Ramp, say: Callable[[str], None]
 ) -> None:
     """One rate after the other; each begins when every request of the last one has ended."""
     while (rate := next_rate(ramp.tried, test.rate)) is not None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 import pytest
+from load_server import STREAM, Answer, error, event, hang, last, sends, server, status
 
 from benchmarks.load.client import LoadClient
 from benchmarks.load.drive import Driver
@@ -18,81 +16,10 @@ from benchmarks.load.requests import Bodies
 from benchmarks.load.samples import Outcome, Sample
 from mygo.errors import ConfigError
 
-Answer = Callable[[asyncio.StreamWriter, bytes], Awaitable[None]]
-
-STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
-
-
-def _event(content: str = "", finish: str | None = None, **extra: Any) -> bytes:
-    choice = {"index": 0, "delta": {"content": content} if content else {}, "finish_reason": finish}
-    return b"data: " + json.dumps({"choices": [choice], **extra}).encode() + b"\n\n"
-
-
-def _last() -> bytes:
-    account = {
-        "worker": "w1",
-        "usage": {"cached_tokens": {"device": 64, "host": 0, "disk": 0}},
-    }
-    usage = {"prompt_tokens": 100, "completion_tokens": 2}
-    return (
-        b"data: " + json.dumps({"choices": [], "usage": usage, "mygo": account}).encode()
-        + b"\n\ndata: [DONE]\n\n"
-    )  # fmt: skip
-
-
-def _error(code: str) -> bytes:
-    return b"data: " + json.dumps({"error": {"message": "ask again", "code": code}}).encode() + b"\n\n"
-
-
-def _sends(*parts: bytes) -> Answer:
-    async def answer(writer: asyncio.StreamWriter, _: bytes) -> None:
-        for part in parts:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(0.02)
-
-    return answer
-
-
-def _status(status: int) -> Answer:
-    body = json.dumps({"error": {"message": "busy", "code": "unavailable"}}).encode()
-    head = f"HTTP/1.1 {status} No\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
-    return _sends(head + body)
-
-
-async def _hang(writer: asyncio.StreamWriter, _: bytes) -> None:
-    writer.write(STREAM + _event("a"))
-    await writer.drain()
-    await asyncio.sleep(5.0)
-
-
-@contextlib.asynccontextmanager
-async def _server(answer: Answer) -> AsyncIterator[str]:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = next(
-                (
-                    int(line.split(b":")[1])
-                    for line in head.splitlines()
-                    if line.lower().startswith(b"content-l")
-                ),
-                0,
-            )
-            await answer(writer, await reader.readexactly(length))
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.close()
-
 
 def _ask(answer: Answer, timeout_s: float = 5.0) -> Sample:
     async def ask() -> Sample:
-        async with _server(answer) as url, LoadClient(url, api_key="sk", timeout_s=timeout_s) as client:
+        async with server(answer) as url, LoadClient(url, api_key="sk", timeout_s=timeout_s) as client:
             began_s = asyncio.get_running_loop().time()  # the same clock as time.perf_counter on Linux
             return await client.ask(b"{}", number=3, step=1, due_s=0.0, began_s=began_s)
 
@@ -100,7 +27,7 @@ def _ask(answer: Answer, timeout_s: float = 5.0) -> Sample:
 
 
 def test_finished_answer_is_ok_and_its_account_is_kept() -> None:
-    found = _ask(_sends(STREAM, _event("a"), _event("b"), _event(finish="stop"), _last()))
+    found = _ask(sends(STREAM, event("a"), event("b"), event(finish="stop"), last()))
     assert found.outcome is Outcome.OK
     assert (found.number, found.step, found.status) == (3, 1, 200)
     assert (found.prompt_tokens, found.output_tokens, found.worker) == (100, 2, "w1")
@@ -112,16 +39,16 @@ def test_finished_answer_is_ok_and_its_account_is_kept() -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (_status(503), Outcome.SHED),
-        (_status(429), Outcome.SHED),
-        (_status(400), Outcome.REFUSED),
-        (_status(500), Outcome.FAILED),
-        (_sends(STREAM, _error("worker_lost")), Outcome.EARLY),
-        (_sends(STREAM, _event("a"), _error("worker_lost")), Outcome.CUT),
-        (_sends(STREAM, _event("a")), Outcome.BROKEN),
-        (_sends(STREAM), Outcome.BROKEN),
-        (_sends(STREAM, b"data: {half\n\n"), Outcome.BROKEN),
-        (_sends(b""), Outcome.UNREACHABLE),
+        (status(503), Outcome.SHED),
+        (status(429), Outcome.SHED),
+        (status(400), Outcome.REFUSED),
+        (status(500), Outcome.FAILED),
+        (sends(STREAM, error("worker_lost")), Outcome.EARLY),
+        (sends(STREAM, event("a"), error("worker_lost")), Outcome.CUT),
+        (sends(STREAM, event("a")), Outcome.BROKEN),
+        (sends(STREAM), Outcome.BROKEN),
+        (sends(STREAM, b"data: {half\n\n"), Outcome.BROKEN),
+        (sends(b""), Outcome.UNREACHABLE),
     ],
     ids=lambda value: value.value if isinstance(value, Outcome) else "",
 )
@@ -135,13 +62,13 @@ def test_failure_has_its_name(answer: Answer, outcome: Outcome) -> None:
 
 
 def test_answer_that_hangs_is_a_timeout_and_keeps_what_was_seen() -> None:
-    found = _ask(_hang, timeout_s=0.3)
+    found = _ask(hang, timeout_s=0.3)
     assert found.outcome is Outcome.TIMEOUT
     assert found.ttft_s is not None
     assert 0.3 <= found.ended_s < 2.0
 
 
-def test_nobody_there_is_unreachable_and_a_config_error_for_the_status() -> None:
+def test_nobody_there_is_unreachable_and_a_config_error_for_thestatus() -> None:
     async def ask() -> Outcome:
         async with LoadClient("http://127.0.0.1:9", api_key=None, timeout_s=2.0) as client:
             with pytest.raises(ConfigError, match="is the cluster up"):
@@ -160,14 +87,16 @@ class _Numbers:
 
 
 def test_open_loop_sends_on_time_while_answers_are_slow() -> None:
-    async def slow(writer: asyncio.StreamWriter, body: bytes) -> None:
+    async def slow(writer: asyncio.StreamWriter, body: bytes, path: str) -> None:
         await asyncio.sleep(0.6)
-        await _sends(STREAM, _event("a", worker=body.decode()), _event(finish="stop"), _last())(writer, body)
+        await sends(STREAM, event("a", worker=body.decode()), event(finish="stop"), last())(
+            writer, body, path
+        )
 
     async def drive() -> tuple[Driver, list[Sample], int]:
         samples: list[Sample] = []
         most_open = 0
-        async with _server(slow) as url, LoadClient(url, api_key=None, timeout_s=5.0) as client:
+        async with server(slow) as url, LoadClient(url, api_key=None, timeout_s=5.0) as client:
 
             def done(sample: Sample) -> None:
                 nonlocal most_open
