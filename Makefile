@@ -4,7 +4,7 @@ BUILD ?= cpu
 export PYTHON UV
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench overhead accept lock clean
+.PHONY: help install demo test check bench overhead load accept lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -34,6 +34,9 @@ bench: install  ## vLLM, vLLM with prefix caching and MyGO on one trace, with a 
 
 overhead: install  ## cost of the control plane per request, beside an empty Ray Serve app
 	$(PY) -m benchmarks.overhead
+
+load: install  ## load tests of a running cluster (URL=http://..., ARGS=--help), or without URL of an emulated one
+	$(PY) -m benchmarks.load$(if $(URL), $(URL),.emulated) $(ARGS)
 
 lock: install  ## resolve pyproject.toml into requirements/*.lock again (needs uv)
 	scripts/lock.sh
