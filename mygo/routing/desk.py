@@ -167,11 +167,18 @@ class RoutingDesk:
     def _candidate(self, worker: WorkerId, residency: Residency, now_s: float) -> Candidate:
         info, load = self.view.workers[worker], self.view.load(worker)
         open_requests = self._reservations.open_requests(worker, now_s)
+        backlog_s = self._reservations.backlog_s(worker, now_s)
+        running = open_requests
+        if worker not in self.routed:
+            # Only a book that is new knows less than reports. Afterwards a report, which is up to two
+            # intervals old, shows queues that are long gone, and all ingresses flee from the same workers.
+            backlog_s = queue_s(info.profile, load, backlog_s)
+            running = max(load.running, open_requests)
         return Candidate(
             worker=worker,
             residency=residency,
-            queue_s=queue_s(info.profile, load, self._reservations.backlog_s(worker, now_s)),
-            running=max(load.running, open_requests),
+            queue_s=backlog_s,
+            running=running,
             profile=info.profile,
             accepting=open_requests < self._max_ongoing,
         )

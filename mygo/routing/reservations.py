@@ -124,7 +124,7 @@ class Reservations:
 def queue_s(profile: ProfileGrid, load: WorkerLoad, backlog_s: float) -> float:
     """Predicted seconds until a worker could begin another prefill.
 
-    The larger of two views, since each misses something: the worker's report is late, the
+    The larger of two views, for a router that has just come: the worker's report is late, the
     reservations know only what this router (and its siblings) sent. Reported tokens are priced at
     the measured cost per token of the profile's largest uncached prefill.
     """

@@ -108,3 +108,16 @@ def test_desk_raises_unavailable_when_every_worker_is_full() -> None:
         routing.reserve(RequestId(f"r{number}"), PROMPT, "", 0.0)
     with pytest.raises(Unavailable, match="at its limit"):
         routing.reserve(RequestId("one more"), PROMPT, "", 0.0)
+
+
+def test_desk_forgets_a_reported_queue_once_it_has_sent_the_worker_a_request() -> None:
+    """Scenario: the report shows five requests in line, and no newer one has come. A request that this
+    desk sent there has been answered, so the queue before it is gone: its document is there and pays."""
+    worker = WORKERS[3]
+    routing = desk(holders={worker}, busy={worker})
+    others = set(WORKERS) - {worker}
+    before = routing.reserve(RequestId("a"), PROMPT, "", 0.0, exclude=others)
+    assert before.queue_s >= 6400 / 640
+    routing.first_token(RequestId("a"), 1.0)
+    routing.over(RequestId("a"), 1.0)
+    assert routing.reserve(RequestId("b"), PROMPT, "", 1.1).worker == worker
