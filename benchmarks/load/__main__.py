@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,13 @@ async def _run(options: argparse.Namespace, console: Console) -> Result:
         texts = Synthesizer(
             models.resolve(options.tokenizer, ClusterConfig().cache_dir, progress=True), seed=options.seed
         )
-        bodies = Bodies(trace, texts, model=status["model"], output_tokens=options.output_tokens)
+        bodies = Bodies(
+            trace,
+            texts,
+            model=status["model"],
+            output_tokens=options.output_tokens,
+            questions_from=options.questions_from,
+        )
         test = LoadTest(
             profile=options.profile,
             rate=options.rate,
@@ -113,6 +120,7 @@ def _manifest(options: argparse.Namespace, trace: Trace, status: dict[str, Any])
         "longest_answer": options.output_tokens,
         "timeout_s": options.timeout_s,
         "seed": options.seed,
+        "questions_from": options.questions_from,
         "url": options.url,
         "model": status["model"],
         "workers": sorted({each["node"] for each in status["workers"]}),
@@ -174,7 +182,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--cluster-pid", type=positive_count, metavar="PID", help="its server, if `mygo up` did not start it")
     add("--api-key", default=os.environ.get("MYGO_API_KEY"), help="(default: $MYGO_API_KEY)")
     add("--timeout-s", type=_positive, default=300.0, metavar="S", help="a request that takes longer hangs")
-    add("--seed", type=int, default=1)
+    add("--seed", type=int, default=1, help="of the trace, its documents and the schedule (default: 1)")
+    add(
+        "--questions-from",
+        type=int,
+        default=time.time_ns() // 1_000_000,
+        metavar="N",
+        help="number of the first question; the default is the time, so that no test repeats another's",
+    )
     add("--out", type=Path, metavar="DIR", help="where results go (default: results/load/<profile>)")
     options = parser.parse_args(arguments)
     options.out = options.out or Path("results/load") / options.profile

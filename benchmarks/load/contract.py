@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.load.local import Kill, Memory
+from benchmarks.load.local import ROLES, Kill, Memory
 from benchmarks.load.samples import Outcome, Sample
 
 CUT_WITHIN_S = 30.0
@@ -66,18 +66,22 @@ def breaches(samples: Sequence[Sample], sent: int, kills: Sequence[Kill]) -> lis
     return found
 
 
-def growth(measured: Sequence[Memory]) -> list[str]:
+def growth(measured: Sequence[Memory], kills: Sequence[Kill] = ()) -> list[str]:
     """The labels whose processes grew throughout a soak, in sentences; empty if all levelled off.
 
     The first quarter warms up. From then on the median of each quarter is compared with the one before:
-    caches that fill grow less and less, leaks go on. What restarted and is small again does not count.
+    caches that fill grow less and less, leaks go on. Roles of which processes were killed are left out: what
+    starts anew fills its caches anew.
     """
     if len(measured) < SOAK_MEASUREMENTS:
         return [
             f"memory was measured {len(measured)} times: a soak needs {SOAK_MEASUREMENTS}; make it longer"
         ]
     found: list[str] = []
+    restarted = tuple(ROLES[each.role] for each in kills)
     for label in sorted({label for each in measured for label in each.pss_bytes}):
+        if label.startswith(restarted):
+            continue
         sizes = np.array([each.pss_bytes.get(label, 0) for each in measured], dtype=float)
         second, third, fourth = (float(np.median(part)) for part in np.array_split(sizes, 4)[1:])
         grew = fourth - third

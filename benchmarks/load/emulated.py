@@ -9,6 +9,7 @@ tested is everything around them. Ends with status 1 if one of the tests does.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ STEPS: Mapping[str, Sequence[str]] = {
 }  # fmt: skip
 """Options of ``benchmarks.load``; small enough for two cores, whose workers get slow when they are short."""
 VLLM_BENCH = "vllm-bench"
+VLLM_PROMPTS = 20
 OUTPUT_TOKENS = 16
 
 
@@ -53,9 +55,15 @@ def vllm_bench(cluster: Cluster, tokenizer: Path, out: Path) -> Sequence[str]:
         *("--endpoint", "/v1/chat/completions", "--header", f"Authorization=Bearer {KEY}"),
         *("--model", str(cluster.config["model"]["name"]), "--tokenizer", str(tokenizer)),
         *("--dataset-name", "random", "--random-input-len", "512", "--random-output-len", "16"),
-        *("--num-prompts", "20", "--request-rate", "4", "--ignore-eos"),
+        *("--num-prompts", str(VLLM_PROMPTS), "--request-rate", "4", "--ignore-eos"),
         *("--save-result", "--result-dir", str(out), "--result-filename", f"{VLLM_BENCH}.json"),
     ]
+
+
+def served_all(result: Path) -> bool:
+    """True if ``vllm bench serve`` got an answer to each request; it ends with status 0 in any case."""
+    found = json.loads(result.read_text())
+    return bool(found["completed"] == found["num_prompts"] == VLLM_PROMPTS and not found["failed"])
 
 
 def main() -> int:
@@ -90,7 +98,8 @@ def _run(names: Sequence[str], workers: int, out: Path) -> list[str]:
         for name in names:
             command = vllm_bench(cluster, tokenizer, out) if name == VLLM_BENCH else load(cluster, name, out)
             print(f"\n{name}: python {' '.join(command)}\n", flush=True)
-            if subprocess.run([sys.executable, *command], check=False).returncode:
+            wrong = subprocess.run([sys.executable, *command], check=False).returncode
+            if wrong or (name == VLLM_BENCH and not served_all(out / f"{VLLM_BENCH}.json")):
                 failed.append(name)
             cluster.wait_ready()
     return failed

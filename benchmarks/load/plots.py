@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from benchmarks.load.figures import Figures
 from benchmarks.load.local import Memory
@@ -79,7 +80,7 @@ def _ttft(result: Result, axes: Axes) -> None:
         )
     if result.objective_s is not None:
         axes.axhline(result.objective_s, color="0.3", linewidth=1, label="objective (mean)")
-    axes.set_yscale("log")
+    _log_scale(axes)
     axes.set_ylabel("time to first token, s")
 
 
@@ -100,13 +101,14 @@ def _memory(measured: Sequence[Memory], axes: Axes) -> None:
     times_s = [each.at_s for each in measured]
     for label in sorted(last, key=lambda each: -last[each])[:_MOST_LINES]:
         axes.plot(times_s, [each.pss_bytes.get(label, 0) / 1e6 for each in measured], label=label)
-    axes.set_yscale("log")
+    _log_scale(axes)
     axes.set_ylabel("PSS, MB")
 
 
 def _ramp(result: Result, axes: Axes) -> None:
-    steps = sorted(result.steps, key=lambda step: step.offered_rate)
-    rates = [step.offered_rate for step in steps]
+    order = sorted(range(len(result.tried)), key=lambda number: result.tried[number][0])
+    rates = [result.tried[number][0] for number in order]
+    steps = [result.steps[number] for number in order]
     axes.plot(rates, [step.ttft.mean for step in steps], marker="o", label="mean")
     axes.plot(rates, [step.ttft.p99 for step in steps], marker="o", color="0.6", label="p99")
     if result.objective_s is not None:
@@ -116,9 +118,18 @@ def _ramp(result: Result, axes: Axes) -> None:
             result.rate_at_slo, color="tab:green", linewidth=1, label=f"at SLO: {result.rate_at_slo:.2f}/s"
         )
     axes.set_xlim(left=0)
-    axes.set_yscale("log")
-    axes.set_xlabel("offered rate, requests/s")
+    _log_scale(axes)
+    axes.set_xlabel("mean rate asked for, requests/s")
     axes.set_ylabel("time to first token, s (log scale)")
     axes.set_title("Time to first token against load")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
+
+
+def _log_scale(axes: Axes) -> None:
+    """With 0.3 and 2,000 on the axis, in place of powers of ten."""
+    axes.set_yscale("log")
+    plain = FuncFormatter(lambda value, _: f"{value:,g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
+    axes.tick_params(axis="y", which="minor", labelsize="x-small")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,26 @@ class Result:
     steps: list[Figures] = field(default_factory=list)
     """Of a ramp, in the order they were tried."""
     objective_s: float | None = None
-    rate_at_slo: float | None = None
-    """The highest rate that kept the objective; None if it is no ramp, or not even the first did."""
+    tried: list[tuple[float, bool]] = field(default_factory=list)
+    """Of a ramp: the mean rate that each step asked for, and whether the objective held."""
     kills: list[Kill] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     breaches: list[str] = field(default_factory=list)
     """What the test found wrong, in sentences."""
+
+    @property
+    def rate_at_slo(self) -> float | None:
+        """The highest rate that kept the objective; None if it is no ramp, or not even the first did."""
+        return max((rate for rate, held in self.tried if held), default=None)
 
 
 def write(result: Result, out: Path, plots: Sequence[str]) -> str:
     """``report.md`` (also returned) and ``report.json``."""
     text = render(result, plots)
     (out / "report.md").write_text(text)
-    (out / "report.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
+    (out / "report.json").write_text(
+        json.dumps(asdict(result) | {"rate_at_slo": result.rate_at_slo}, indent=2) + "\n"
+    )
     return text
 
 
@@ -57,8 +64,9 @@ def render(result: Result, plots: Sequence[str]) -> str:
         )
     lines += _verdict(result)
     if result.steps:
-        lines += ["", "## By rate", "", *_table(result.steps)]
-    lines += ["", "## Over time", "", *_table(result.intervals)]
+        lines += ["", "## By rate", "", *_table(result.steps, lambda row: row.served_rate)]
+        lines += ["", "Served: until the last answer of that rate."]
+    lines += ["", "## Over time", "", *_table(result.intervals, _served_by_due)]
     lines += [
         "",
         "TTFT from when a request was due; rates in requests/s; cached: share of the prompt tokens; top: the "
@@ -75,20 +83,20 @@ def render(result: Result, plots: Sequence[str]) -> str:
     if result.memory:
         lines += ["", "## Memory (PSS, MB)", "", *_memory(result.memory)]
     lines += ["", *(f"![{name}]({name})" for name in plots), "", "## Settings", ""]
-    lines += [f"- {name}: {value}" for name, value in manifest.items()]
+    lines += [f"- {name}: {value}" for name, value in manifest.items() if not isinstance(value, dict)]
     return "\n".join(lines) + "\n"
 
 
 def _verdict(result: Result) -> list[str]:
     lines: list[str] = []
     if result.steps and result.objective_s is not None:
-        broke = [step.offered_rate for step, held in _held(result) if not held]
+        broke = [rate for rate, held in result.tried if not held]
         rate = "none" if result.rate_at_slo is None else f"{result.rate_at_slo:.2f} requests/s"
         above = f"; it broke at {min(broke):.2f}" if broke else "; it never broke, so the limit is higher"
         lines += [
             "",
-            f"**Throughput at SLO: {rate}** (offered; mean TTFT below {result.objective_s:.3f} s, five times "
-            f"that of the lowest rate){above}.",
+            f"**Throughput at SLO: {rate}** (asked for; mean TTFT below {result.objective_s:.3f} s, five "
+            f"times that of the lowest rate){above}.",
         ]
     if result.breaches:
         lines += ["", "**Not as it should be:**", "", *(f"- {each}" for each in result.breaches)]
@@ -97,12 +105,12 @@ def _verdict(result: Result) -> list[str]:
     return lines
 
 
-def _held(result: Result) -> list[tuple[Figures, bool]]:
-    limit = result.rate_at_slo or 0.0
-    return [(step, step.offered_rate <= limit) for step in result.steps]
+def _served_by_due(row: Figures) -> float:
+    """Requests/s that were due in this stretch and ended well, whenever that was."""
+    return row.served / (row.end_s - row.begin_s)
 
 
-def _table(rows: Sequence[Figures]) -> list[str]:
+def _table(rows: Sequence[Figures], served: Callable[[Figures], float]) -> list[str]:
     lines = [
         "| from s | offered | served | lost | TTFT p50 s | p95 | p99 | ITL p50 ms | p99 | cached | top % |",
         "| --: | --: | --: | :-- | --: | --: | --: | --: | --: | :-- | --: |",
@@ -112,7 +120,7 @@ def _table(rows: Sequence[Figures]) -> list[str]:
         cached = ", ".join(f"{tier} {share:.1%}" for tier, share in row.cached_ratio.items()) or "-"
         top = next(iter(row.worker_share.values()), 0.0)
         lines.append(
-            f"| {row.begin_s:.0f} | {row.offered_rate:.2f} | {row.served_rate:.2f} | {lost} "
+            f"| {row.begin_s:.1f} | {row.offered_rate:.2f} | {served(row):.2f} | {lost} "
             f"| {row.ttft.p50:.3f} | {row.ttft.p95:.3f} | {row.ttft.p99:.3f} "
             f"| {row.itl.p50 * 1e3:.0f} | {row.itl.p99 * 1e3:.0f} | {cached} | {top:.0%} |"
         )

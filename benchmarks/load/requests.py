@@ -12,17 +12,27 @@ from mygo.workloads.trace import Trace
 class Bodies:
     """Bodies by running number. A trace that is too short begins again, with new questions."""
 
-    def __init__(self, trace: Trace, texts: Synthesizer, *, model: str, output_tokens: int | None) -> None:
-        """``output_tokens`` bounds the length of answers; None leaves it to the trace."""
+    def __init__(
+        self,
+        trace: Trace,
+        texts: Synthesizer,
+        *,
+        model: str,
+        output_tokens: int | None,
+        questions_from: int = 0,
+    ) -> None:
+        """``output_tokens`` bounds the length of answers; None leaves it to the trace. ``questions_from``
+        numbers the first question: equal numbers are equal questions, which a cluster may still hold."""
         self._trace = trace
         self._texts = texts
         self._model = model
         self._most = output_tokens
+        self._questions_from = questions_from
 
     def body(self, number: int) -> bytes:
         """JSON. Takes milliseconds for a long prompt, so it is made before the request is due."""
         requests = self._trace.requests
-        request = replace(requests[number % len(requests)], number=number)
+        request = replace(requests[number % len(requests)], number=self._questions_from + number)
         words = self._texts.words(self._trace, request)
         turns = len(words.history)
         messages = [("system", words.system)] if words.system else []

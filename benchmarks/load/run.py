@@ -52,14 +52,6 @@ class _Ramp:
     tried: list[tuple[float, bool]] = field(default_factory=list)
     objective_s: float | None = None
 
-    @property
-    def best(self) -> float | None:
-        """The highest rate that was offered and held."""
-        return max(
-            (step.offered_rate for step, (_, held) in zip(self.steps, self.tried, strict=True) if held),
-            default=None,
-        )
-
 
 async def run(
     test: LoadTest,
@@ -126,13 +118,13 @@ async def run(
         intervals=intervals(samples, end_s / INTERVALS, end_s),
         steps=ramp.steps,
         objective_s=ramp.objective_s,
-        rate_at_slo=ramp.best,
+        tried=ramp.tried,
         kills=kills.result() if kills else [],
         memory=memory.result() if memory else [],
     )
     found.breaches.extend(contract.breaches(samples, driver.sent, found.kills))
     if found.memory:
-        found.breaches.extend(contract.growth(found.memory))
+        found.breaches.extend(contract.growth(found.memory, found.kills))
     if left := await _left_open(client):
         found.breaches.append(f"{DRAIN_S:g} s after the last answer {left}")
     return found

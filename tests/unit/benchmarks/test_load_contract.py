@@ -95,8 +95,10 @@ def test_growth_is_not_found_when_memory_is_level_with_noise() -> None:
     assert growth(_measured([500 + rng.uniform(-10, 10) for _ in range(40)])) == []
 
 
-def test_growth_is_not_found_when_a_process_was_replaced_by_a_smaller_one() -> None:
-    assert growth(_measured([500.0] * 30 + [300.0 + i for i in range(10)])) == []
+def test_growth_is_left_out_when_processes_of_the_role_were_killed() -> None:
+    measured = [Memory(float(i), {"mygo:worker:vllm": int((500 + 5 * i) * 1e6)}) for i in range(40)]
+    assert growth(measured, [KILLED]) == []
+    assert growth(measured, [Kill(10.0, "directory", 7, 20.0)])
 
 
 def test_growth_asks_for_a_longer_soak_when_there_are_too_few_measurements() -> None:

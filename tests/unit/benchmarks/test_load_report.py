@@ -40,7 +40,7 @@ def _result(lag_s: float = 0.0, breaches: list[str] | None = None) -> Result:
         intervals=intervals(samples, 4.0, 24.0),
         steps=[figures(samples, 0.0, 12.0), figures(samples, 12.0, 24.0)],
         objective_s=2.5,
-        rate_at_slo=1.0,
+        tried=[(1.0, True), (2.0, False)],
         kills=[Kill(6.0, "worker", 42, 11.5), Kill(15.0, "worker", 43, None)],
         memory=[Memory(float(i), {"mygo:ingress": 10_000_000 * (i + 1)}) for i in range(3)],
         breaches=breaches or [],
@@ -54,7 +54,7 @@ def test_report_says_everything_that_was_found(tmp_path: Path) -> None:
     assert plots == ["over_time.png", "ramp.png"]
     assert all((tmp_path / name).stat().st_size > 10_000 for name in plots)
     assert "24 requests sent, 23 served, others: 1 cut" in text
-    assert "Throughput at SLO: 1.00 requests/s" in text
+    assert "Throughput at SLO: 1.00 requests/s" in text and "it broke at 2.00" in text
     assert "- 1 requests hung" in text
     assert "| 6.0 | worker | 42 | 5.5 |" in text
     assert "| 15.0 | worker | 43 | never |" in text
@@ -62,6 +62,7 @@ def test_report_says_everything_that_was_found(tmp_path: Path) -> None:
     assert "device 50.0%" in text
     assert "could not keep its schedule" not in text
     kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["rate_at_slo"] == 1.0
     assert kept["whole"]["outcomes"] == {"ok": 23, "cut": 1}
 
 

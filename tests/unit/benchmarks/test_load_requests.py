@@ -29,10 +29,12 @@ def _words(_: Trace, request: TraceRequest) -> Words:
     )
 
 
-def _body(number: int, output_tokens: int | None = 16) -> dict[str, Any]:
+def _body(number: int, output_tokens: int | None = 16, questions_from: int = 0) -> dict[str, Any]:
     texts = cast(Synthesizer, SimpleNamespace(words=_words))
     found: dict[str, Any] = json.loads(
-        Bodies(TRACE, texts, model="m", output_tokens=output_tokens).body(number)
+        Bodies(TRACE, texts, model="m", output_tokens=output_tokens, questions_from=questions_from).body(
+            number
+        )
     )
     return found
 
@@ -55,3 +57,9 @@ def test_trace_begins_again_with_new_questions() -> None:
     first, again = _body(0), _body(2)
     assert first["documents"] == again["documents"]
     assert again["messages"][-1]["content"] == "question 2"
+
+
+def test_another_test_asks_other_questions_about_the_same_documents() -> None:
+    first, other = _body(0), _body(0, questions_from=1000)
+    assert first["documents"] == other["documents"]
+    assert other["messages"][-1]["content"] == "question 1000"
