@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.load.figures import Figures
 from benchmarks.load.local import Memory
@@ -127,9 +127,8 @@ def _ramp(result: Result, axes: Axes) -> None:
 
 
 def _log_scale(axes: Axes) -> None:
-    """With 0.3 and 2,000 on the axis, in place of powers of ten."""
+    """With 0.2, 0.5 and 2,000 on the axis, in place of powers of ten."""
     axes.set_yscale("log")
-    plain = FuncFormatter(lambda value, _: f"{value:,g}")
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain)
-    axes.tick_params(axis="y", which="minor", labelsize="x-small")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
