@@ -168,6 +168,18 @@ def test_report_says_slower_when_a_baseline_wins() -> None:
     assert as_dict([runs()], SETTING, "c")["cells"][0]["rows"][OURS][0]["ttft_mean_s"] == 1.0
 
 
+def test_report_orders_thresholds_by_the_seeds_that_all_have() -> None:
+    """Scenario: the winner ran on all seeds, the later ones of which were slow; another has the first."""
+    winner, other = "prefix_affinity min_match=0.1", "prefix_affinity min_match=0.4"
+    text = markdown([runs(**{winner: (1.0, 9.0, 9.0), other: (2.0,)})], SETTING, "Commit c", [])
+    assert "min_match=0.1: 1.000 s, min_match=0.4: 2.000 s" in text
+
+
+def test_report_gives_no_interval_when_a_weight_ran_on_one_seed() -> None:
+    text = markdown([runs(**{f"{OURS} recompute_weight=0": (1.5,)})], SETTING, "Commit c", [])
+    assert "0: 1.50 (one seed)" in text
+
+
 def test_store_goes_on_when_the_last_line_was_cut(tmp_path: Path) -> None:
     Store(tmp_path / "s", {"a": 1}).add("one", {"x": 1})
     with (tmp_path / "s" / "runs.jsonl").open("a") as file:
