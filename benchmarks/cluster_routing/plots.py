@@ -87,7 +87,7 @@ def _loads(study: Sequence[CellRuns], path: Path) -> None:
             grid[row][column].grid(alpha=0.3, which="both")
     grid[0][0].set_ylabel("mean TTFT (s, log scale)")
     grid[1][0].set_ylabel("cached share of prompt tokens (%)")
-    grid[0][0].legend(fontsize="small")
+    grid[1][0].legend(loc="lower left", fontsize="small")  # shares start at 0, so there is room
     figure.savefig(path, dpi=140)
     pyplot.close(figure)
 
