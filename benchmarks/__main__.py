@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.harness.machine import available_gb, kv_bytes_per_token, usable_cores
-from benchmarks.harness.manifest import manifest_of
+from benchmarks.harness.manifest import known_groups, manifest_of
 from benchmarks.harness.plan import check_loads, groups, parse_load
 from benchmarks.harness.records import RunFolder
 from benchmarks.harness.runner import Plan, Runner
@@ -121,7 +121,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
     memory_gb = {name: _memory_gb(name, settings) for name in names}
     plan = Plan(
         trace=trace,
-        groups=groups(names, baseline, memory_gb, available_gb()),
+        groups=known_groups(RunFolder(options.out).manifest(), names, baseline)
+        or groups(names, baseline, memory_gb, available_gb()),
         loads=loads,
         per_round=options.per_round,
         output_tokens=options.output_tokens,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from benchmarks.accept import revision
 from benchmarks.harness.machine import cpu_name
+from benchmarks.harness.plan import Groups, Member
 from benchmarks.harness.runner import Plan
 from benchmarks.systems import SYSTEMS
 from mygo.workloads.trace import Trace
@@ -50,6 +52,24 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
         "tenants": len(settings.tenants),
         "throttle": asdict(plan.throttle) if plan.throttle else None,
     }
+
+
+def known_groups(manifest: dict[str, Any] | None, systems: Sequence[str], baseline: str) -> Groups | None:
+    """The groups of a run that goes on, if it has these systems: free memory may have changed since."""
+    if manifest is None:
+        return None
+    found = [
+        [Member(member["label"], member["system"], member["group"]) for member in members]
+        for members in manifest["systems"]
+    ]
+    rest = list(systems)
+    rest.remove(baseline)
+    # the head of every group is the baseline
+    if [member.system for members in found for member in members[1:]] != rest or found[0][
+        0
+    ].system != baseline:
+        return None
+    return found
 
 
 def digest(trace: Trace) -> str:

@@ -79,9 +79,12 @@ class Member:
     """From 1."""
 
 
+Groups = list[list[Member]]
+
+
 def groups(
     systems: Sequence[str], baseline: str, memory_gb: Mapping[str, float], available_gb: float
-) -> list[list[Member]]:
+) -> Groups:
     """Systems that are up together, each group with the baseline at its head.
 
     Fills one group after the other up to ``available_gb``. Raises ConfigError if the baseline and one

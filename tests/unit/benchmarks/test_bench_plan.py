@@ -1,9 +1,12 @@
 """What is asked when and of whom."""
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.harness.manifest import known_groups
 from benchmarks.harness.plan import (
     Load,
     Member,
@@ -88,6 +91,16 @@ def test_groups_hold_every_system_once_within_memory(extra: list[str], available
     for members in found:
         assert members[0].system == "base"
         assert sum(memory_gb[member.system] for member in members) <= available_gb
+
+
+def test_run_goes_on_with_its_groups_when_memory_has_changed() -> None:
+    memory_gb = {"base": 3.0, "a": 3.0, "b": 7.0}
+    before = groups(["base", "a", "b"], "base", memory_gb, 12.0)
+    manifest = {"systems": [[asdict(member) | {"summary": ""} for member in members] for members in before]}
+    assert known_groups(manifest, ["a", "base", "b"], "base") == before
+    assert known_groups(manifest, ["base", "a"], "base") is None
+    assert known_groups(manifest, ["a", "b", "base"], "a") is None
+    assert known_groups(None, ["base"], "base") is None
 
 
 def test_rounds_cut_the_trace_in_order() -> None:
