@@ -38,6 +38,12 @@ STEPS: dict[str, tuple[Step, str]] = {
     "session": (suites.tests("tests/cluster/test_session.py"), "the official openai client"),
     "bad-input": (suites.tests("tests/cluster/test_bad_input.py"), "right status, helpful message"),
     "ingest-crash": (ingest_crash.run, "what was acknowledged survives SIGKILL of everything, once"),
+    "stand-ins": (
+        suites.tests(
+            "tests/engine/test_emulation.py", "tests/unit/benchmarks/test_cluster_routing_parity.py"
+        ),
+        "the emulated engine and the affinity baseline decide as the real ones",
+    ),
     "overhead": (suites.overhead, "control-plane cost above an empty application, both proxies"),
 }
 ROOT = Path("results/accept")

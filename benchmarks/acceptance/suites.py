@@ -11,14 +11,14 @@ from xml.etree import ElementTree
 from benchmarks.acceptance.step import Outcome, Say, Step
 
 
-def tests(path: str) -> Step:
-    """Runs one test file; passes if tests ran and none failed or was skipped."""
+def tests(*paths: str) -> Step:
+    """Runs test files, slow tests too; passes if tests ran and none failed or was skipped."""
 
     def run(folder: Path, say: Say) -> Outcome:
         report = folder / "report.xml"
-        say(f"pytest {path}")
+        say(f"pytest {' '.join(paths)}")
         with (folder / "pytest.log").open("wb") as log:
-            command = [sys.executable, "-m", "pytest", path, f"--junitxml={report}"]
+            command = [sys.executable, "-m", "pytest", *paths, f"--junitxml={report}"]
             status = subprocess.run(command, stdout=log, stderr=log).returncode
         if not report.exists():
             return Outcome(False, f"pytest ended with {status} before any test; see {log.name}")

@@ -67,6 +67,7 @@ def test_killed_engine_costs_only_streams_that_had_begun(cluster: Cluster) -> No
     _wait_for_replacement(cluster, workers)
 
 
+@pytest.mark.slow
 def test_hung_engine_is_replaced_and_its_requests_are_served_elsewhere(cluster: Cluster) -> None:
     cluster.wait_ready()
     workers = {worker["id"] for worker in cluster.status()["workers"]}

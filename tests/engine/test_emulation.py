@@ -17,7 +17,7 @@ from mygo.emulation import profile as profiles
 from mygo.emulation.engine import EmulatedCore
 from mygo.types import GenerateRequest, WorkerId
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ def our_choices(router: PrefixAffinity, asked: RouteRequest, workers: list[Candi
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_prefix_affinity_prefers_the_same_workers_as_rays_router(ray_cluster: Any) -> None:
     """Scenario: idle replicas, so that only texts decide; each prompt goes where ours sends it, and Ray's
     router is told. Before, both must have had the very same workers in view. Then load tips over, and
