@@ -131,7 +131,7 @@ def show(result: Result) -> None:
     )
     varied, shared = _columns(result.rows)
     out.print(", ".join(f"{name} {cell}" for name, cell in shared.items()), markup=False)
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 1))
     for name in varied:
         table.add_column(name, justify="left" if name in TEXTS else "right", no_wrap=True)
     for row in result.rows:

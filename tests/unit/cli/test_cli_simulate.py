@@ -1,0 +1,96 @@
+"""``mygo simulate`` from the outside: the same figures for the same seed, files, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mygo.cli import simulate as simulates
+from mygo.errors import ConfigError
+from mygo.simulation.planner import Slo
+from mygo.simulation.sweep import Setting
+from mygo.workloads import preset
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    trace = preset("ragpulse").trace(0, requests=40, token_scale=0.2, output_scale=0.05)
+    return simulates.setting(trace, "llama-3-8b-h100", seed=0)
+
+
+def without_wall(result: simulates.Result) -> dict[str, Any]:
+    found = result.as_dict()
+    for row in found["rows"]:
+        del row["wall_s"]
+    return found
+
+
+def test_sweep_has_a_row_for_each_combination_and_repeats_itself(setting: Setting) -> None:
+    grid = simulates.grid("1,2", "1", "5", "predicted_seconds,round_robin", "retrieval")
+    result = simulates.sweep(setting, grid)
+    assert [(row.point.workers, row.point.policy) for row in result.rows] == [
+        (1, "predicted_seconds"),
+        (1, "round_robin"),
+        (2, "predicted_seconds"),
+        (2, "round_robin"),
+    ]
+    assert all(row.summary.requests == 40 for row in result.rows)
+    assert without_wall(result) == without_wall(simulates.sweep(setting, grid))
+
+
+def test_plan_keeps_its_promise_with_no_worker_to_spare(setting: Setting) -> None:
+    grid = simulates.grid("4", "1", "200", "predicted_seconds", "retrieval")
+    slo = Slo(0.1, 95)
+    result = simulates.plan(setting, grid, slo, most_workers=64)
+    workers = result.plans[1.0].workers
+    assert workers is not None and workers > 1
+    by_workers = {row.point.workers: slo.met(row.summary) for row in result.rows}
+    assert by_workers[workers] and not by_workers[workers - 1]
+
+
+def test_files_are_written_once_and_say_that_they_are_emulated(setting: Setting, tmp_path: Path) -> None:
+    grid = simulates.grid("1,2", "1", "5", "predicted_seconds", "retrieval")
+    result = simulates.sweep(setting, grid)
+    written = simulates.write(result, tmp_path / "new")
+    assert [path.name for path in written] == ["simulation.json", "simulation.md", "simulation.png"]
+    assert json.loads(written[0].read_text())["emulated"] is True
+    assert "emulated" in written[1].read_text()
+    assert written[2].stat().st_size > 1000
+    with pytest.raises(ConfigError, match="is there already"):
+        simulates.write(result, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("lists", "named"),
+    [
+        (("x", "1", "", "p", "retrieval"), "--workers 'x': must be whole numbers"),
+        (("1", "0", "", "p", "retrieval"), "--kv-gb: must be above 0"),
+        (("1", "1", "-2", "p", "retrieval"), "--rate: must be above 0"),
+    ],
+)
+def test_bad_lists_name_the_option(lists: tuple[str, str, str, str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        simulates.grid(*lists)
+
+
+@pytest.mark.parametrize(
+    ("policy", "order", "named"), [("best", "retrieval", "predicted_seconds"), ("round_robin", "x", "cache")]
+)
+def test_unknown_settings_name_the_known_ones(setting: Setting, policy: str, order: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        simulates.sweep(setting, simulates.grid("1", "1", "5", policy, order))
+
+
+def test_plan_takes_one_rate(setting: Setting) -> None:
+    grid = simulates.grid("1", "1", "5,6", "predicted_seconds", "retrieval")
+    with pytest.raises(ConfigError, match="--rate: a plan takes one value, not 2"):
+        simulates.plan(setting, grid, Slo(1.0), most_workers=4)
+
+
+@pytest.mark.parametrize(("ttft_s", "percentile"), [(0.0, 95), (1.0, 90)])
+def test_promises_that_cannot_be_are_refused(ttft_s: float, percentile: int) -> None:
+    with pytest.raises(ConfigError, match="must be"):
+        simulates.promise(ttft_s, percentile)
