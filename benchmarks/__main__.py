@@ -49,7 +49,7 @@ class Size:
 
 SMOKE = Size(
     systems="vllm,vllm-prefix,mygo",
-    loads=("closed:1", "open:50%"),
+    loads=("closed:1", "open:70%"),
     requests=16,
     per_round=4,
     token_scale=0.2,

@@ -11,6 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.report.compare import SLO_FACTOR
 from benchmarks.report.figures import STAGES
@@ -19,6 +21,8 @@ from benchmarks.report.summary import Row, Summary
 _COLORS = pyplot.get_cmap("tab10").colors  # type: ignore[attr-defined]
 _BASELINE_COLOR = "0.45"
 _TIER_COLORS = {"device": "tab:blue", "host": "tab:orange", "disk": "tab:green"}
+VISIBLE_S = 0.001
+"""A stage of which no system has more is not in the legend."""
 _DASHES = ("-", "--", "-.", ":")
 
 
@@ -47,6 +51,7 @@ def _cdf(summary: Summary, axes: Axes) -> None:
         shares = [(index + 1) / len(cell.ttft_s) for index in range(len(cell.ttft_s))]
         axes.step(cell.ttft_s, shares, where="post", label=row.label, **_style(summary, row))
     axes.set_xscale("log")
+    _plain(axes.xaxis)
     axes.set_xlabel("time to first token, s (log scale)")
     axes.set_ylabel("share of requests")
     axes.set_ylim(0, 1.02)
@@ -73,6 +78,7 @@ def _ttft_against_load(summary: Summary, axes: Axes) -> None:
         label=f"objective: {SLO_FACTOR:g} x baseline at lowest rate",
     )
     axes.set_yscale("log")
+    _plain(axes.yaxis)
     axes.set_xlim(left=0)
     axes.set_xlabel("offered rate, requests/s")
     axes.set_ylabel("mean time to first token, s (log scale)")
@@ -138,11 +144,19 @@ def _stages(summary: Summary, axes: Axes) -> None:
     left = [0.0] * len(cells)
     for number, stage in enumerate(stage for stage in STAGES if stage != "decode"):
         seconds = [cell.figures.stages_s[stage] for _, cell in cells]
-        axes.barh([row.label for row, _ in cells], seconds, left=left, color=_COLORS[number], label=stage)
+        label = stage if max(seconds) >= VISIBLE_S else None
+        axes.barh([row.label for row, _ in cells], seconds, left=left, color=_COLORS[number], label=label)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     axes.set_xlabel("mean seconds to the first token")
     axes.set_title(f"Where the time to first token goes, {_name(summary.loads[0])}")
     _bars(axes, legend=True)
+
+
+def _plain(axis: Axis) -> None:
+    """Numbers as people write them on a log axis, closely enough for a range below a decade."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _bars(axes: Axes, *, legend: bool) -> None:
