@@ -61,8 +61,8 @@ FULL = Size(
     systems="vllm,vllm-prefix,vllm-offload-lru,vllm-offload-arc,vllm-offload-fs,lmcache,sglang,mygo,"
     "mygo-order-cache",
     loads=("closed:1", "open:40%", "open:80%", "open:120%", "open:160%"),
-    requests=240,
-    per_round=12,
+    requests=160,
+    per_round=8,
     token_scale=0.33,
     output_tokens=16,
     kv_tokens=12_288,
