@@ -1,0 +1,37 @@
+"""Replacement policies, one a file, each behind ``base.Policy``; ``make`` finds them by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from mygo.errors import ConfigError
+from mygo.tree.knowledge import KnowledgeTree
+from mygo.tree.policies.base import LazyHeap, Policy, RankedPolicy
+from mygo.tree.policies.look_ahead import LookAhead
+from mygo.tree.policies.lru import Lru
+from mygo.tree.policies.pgdsf import Pgdsf
+
+DEFAULT_POLICY = "pgdsf"
+
+POLICIES: dict[str, Callable[[KnowledgeTree, int], Policy]] = {
+    "lru": lambda tree, capacity_tokens: Lru(),
+    "pgdsf": lambda tree, capacity_tokens: Pgdsf(tree),
+}
+"""By name, for a tree and a tier's capacity in tokens."""
+
+
+def make(name: str, tree: KnowledgeTree, capacity_tokens: int, *, look_ahead: bool = True) -> Policy:
+    """A new policy for one shelf of ``tree`` whose tier has room for ``capacity_tokens``.
+
+    Raises ConfigError that names the policies there are if there is none of this name.
+    """
+    if name not in POLICIES:
+        near = difflib.get_close_matches(name, POLICIES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(POLICIES)}"
+        raise ConfigError(f"policy: there is no {name!r}; {hint}")
+    policy = POLICIES[name](tree, capacity_tokens)
+    return LookAhead(policy) if look_ahead else policy
+
+
+__all__ = ["DEFAULT_POLICY", "POLICIES", "LazyHeap", "LookAhead", "Policy", "RankedPolicy", "make"]

@@ -1,0 +1,370 @@
+"""A shelf: what one tier holds of the knowledge tree, and who leaves next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
+
+from mygo.tree.exits import Exits, Holding, Standing
+from mygo.tree.knowledge import KnowledgeTree
+from mygo.tree.node import Block, Node, Place
+from mygo.tree.policies.base import Policy
+from mygo.types import Tier
+
+_FASTER: dict[Tier, tuple[Tier, ...]] = {
+    Tier.DEVICE: (),
+    Tier.HOST: (Tier.DEVICE,),
+    Tier.DISK: (Tier.DEVICE, Tier.HOST),
+}
+
+
+class Shelf:
+    """The blocks that a tier holds, each with the number of its users.
+
+    Blocks that the tree does not know (found after a restart, say) may be held: they leave before all
+    others, least recently used first. Blocks of a node leave from its tail to its head, and a node only
+    when nothing below it is held. Order among nodes: those that nobody can reach, then ``mirrors_first``
+    those that a faster tier holds too, then as the policy says.
+
+    Each operation takes O(log n) amortised for n nodes, besides what it moves; only a hole in the middle
+    of a path costs a walk over what lies behind it.
+    """
+
+    def __init__(
+        self, tree: KnowledgeTree, tier: Tier, policy: Policy, *, mirrors_first: bool = False
+    ) -> None:
+        """``policy`` must be this shelf's own: clocks are per tier.
+
+        ``mirrors_first``: under pressure give up nodes first that a faster tier holds as well.
+        """
+        self.tree = tree
+        self.tier = tier
+        self.policy = policy
+        self.held_tokens = 0
+        """Of all blocks that the tree knows."""
+        self._mirrors_first = mirrors_first
+        self._users: dict[Block, int] = {}
+        self._strangers: OrderedDict[Block, None] = OrderedDict()
+        """Blocks without users that the tree does not know, least recently used first."""
+        self._holdings: dict[Node, Holding] = {}
+        self._exits = Exits(policy)
+        tree.attach(self)
+
+    def __len__(self) -> int:
+        """Blocks held."""
+        return len(self._users)
+
+    def __iter__(self) -> Iterator[Block]:
+        """Held blocks, in no particular order."""
+        return iter(self._users)
+
+    def __repr__(self) -> str:
+        return (
+            f"Shelf({self.tier}, blocks={len(self)}, nodes={len(self._holdings)}, tokens={self.held_tokens}, "
+            f"strangers={len(self._strangers)})"
+        )
+
+    def holds(self, block: Block) -> bool:
+        return block in self._users
+
+    # --- what the tier does ------------------------------------------------------------------------
+
+    def put(self, block: Block) -> None:
+        """A block came, and somebody uses it: ``unlock`` when they are done.
+
+        A block that is held already gets one more user.
+        """
+        if block in self._users:
+            self.lock(block)
+            return
+        self._users[block] = 1
+        place = self.tree.place(block)
+        if place is not None:
+            self._hold(block, place)
+
+    def lock(self, block: Block) -> None:
+        """One more user of a held block: it cannot leave. Blocks that are not held are ignored."""
+        users = self._users.get(block)
+        if users is None:
+            return
+        self._users[block] = users + 1
+        if users == 0:
+            self._strangers.pop(block, None)
+            self._settle_at(block)
+
+    def unlock(self, block: Block) -> None:
+        """One user less. Blocks that are not held are ignored. Raises ValueError if nobody used it."""
+        users = self._users.get(block)
+        if users is None:
+            return
+        if users == 0:
+            raise ValueError(f"{self.tier}: block {block!r} is unlocked but has no user")
+        self._users[block] = users - 1
+        if users == 1 and not self._settle_at(block):
+            self._strangers[block] = None
+
+    def drop(self, block: Block) -> None:
+        """A block is gone by other means, used or not. Blocks that are not held are ignored."""
+        if self._users.pop(block, None) is None:
+            return
+        self._strangers.pop(block, None)
+        place = self.tree.place(block)
+        if place is not None:
+            self._release(place)
+
+    def clear(self) -> None:
+        """Everything is gone."""
+        for block in list(self._users)[::-1]:
+            self.drop(block)
+
+    def evict(self, blocks: int, protected: Collection[Block] = frozenset()) -> list[Block] | None:
+        """Let exactly ``blocks`` blocks go and return them, in the order in which they leave.
+
+        None, and nothing changed, if so many cannot go: blocks in use, ``protected`` ones, and what lies
+        before them stay.
+        """
+        strangers = list(islice((each for each in self._strangers if each not in protected), blocks))
+        wanted = blocks - len(strangers)
+        gone: list[tuple[Block, Node]] = []
+        spared: list[Node] = []
+        while len(gone) < wanted:
+            node = self._exits.first()
+            if node is None:
+                break
+            block = self._last_block(node)
+            if block in protected:
+                self._stand(node, Standing.STAYS)
+                spared.append(node)
+            else:
+                self._take(block, node)
+                gone.append((block, node))
+        if len(gone) < wanted:
+            for block, node in reversed(gone):
+                self._put_back(block, node)
+        for node in spared:
+            self._settle(node)
+        if len(gone) < wanted:
+            return None
+        for block in strangers:
+            del self._strangers[block], self._users[block]
+        self._let_go(gone)
+        return [*strangers, *(block for block, _ in gone)]
+
+    # --- what the tree tells (mygo.tree.knowledge.Holder) ------------------------------------------
+
+    def added(self, node: Node, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            if block in self._users:
+                self._strangers.pop(block, None)
+                place = self.tree.place(block)
+                assert place is not None
+                self._hold(block, place)
+        if node in self._holdings:
+            self._settle(node)
+
+    def tokens_of(self, blocks: Iterable[Block]) -> int:
+        places = (self.tree.place(block) for block in blocks if block in self._users)
+        return sum(place.tokens for place in places if place is not None)
+
+    def split(self, head: Node, tail: Node) -> None:
+        whole = self._holdings.get(tail)
+        if whole is None:
+            return
+        self._stand(tail, Standing.STAYS)
+        depths = [depth for depth, block in enumerate(head.blocks, head.first_block) if block in self._users]
+        whole.blocks -= len(depths)
+        if depths:
+            self.policy.split(head, tail)
+            self._holdings[head] = Holding(len(depths), depths[-1], int(whole.blocks > 0), whole.lost)
+            self._settle(head)
+        else:
+            self._child_left(head)
+        if whole.blocks:
+            whole.lost = self._cut_off(tail)
+            self._settle(tail)
+        else:
+            self.policy.remove(tail)
+            del self._holdings[tail]
+
+    def accessed(self, node: Node, *, hit: bool) -> None:
+        if node in self._holdings:
+            self.policy.access(node, hit=hit)
+
+    def awaited(self, node: Node) -> None:
+        holding = self._holdings.get(node)
+        if holding is not None and holding.standing is Standing.EXPOSED:
+            self.policy.hide(node)
+            self.policy.expose(node)
+
+    def held_elsewhere(self, node: Node, tier: Tier) -> None:
+        if tier in _FASTER[self.tier]:
+            if not node.holds_all(self.tier):
+                self._reach_below(node)
+            if node in self._holdings:
+                self._settle(node)
+
+    # --- parts -------------------------------------------------------------------------------------
+
+    def _settle_at(self, block: Block) -> bool:
+        """The block has users, or has none any more. False if the tree does not know it."""
+        place = self.tree.place(block)
+        if place is None:
+            return False
+        if self._holdings[place.node].last == place.depth:
+            self._settle(place.node)
+        return True
+
+    def _settle(self, node: Node) -> None:
+        """Find out whether the node may leave, and why."""
+        holding = self._holdings[node]
+        if not holding.blocks or holding.children or self._users[self._last_block(node)]:
+            standing = Standing.STAYS
+        elif holding.lost or holding.last - node.first_block + 1 != holding.blocks:
+            standing = Standing.LOST
+        elif self._mirrors_first and any(node.holds_all(tier) for tier in _FASTER[self.tier]):
+            standing = Standing.MIRROR
+        else:
+            standing = Standing.EXPOSED
+        self._stand(node, standing)
+
+    def _stand(self, node: Node, standing: Standing) -> None:
+        self._exits.move(node, self._holdings[node], standing)
+
+    def _last_block(self, node: Node) -> Block:
+        return node.blocks[self._holdings[node].last - node.first_block]
+
+    def _hold(self, block: Block, place: Place) -> None:
+        node, depth, tokens = place
+        whole = self._whole(node)
+        holding = self._holdings.get(node)
+        if holding is None:
+            below = sum(child in self._holdings for child in node.children.values())
+            holding = self._holdings[node] = Holding(children=below, lost=self._cut_off(node))
+            self.policy.insert(node)
+            self._child_came(node)
+        holding.blocks += 1
+        holding.last = max(holding.last, depth)
+        self._count(node, tokens)
+        self.tree.hold(node, self.tier, tokens)
+        if self._whole(node) != whole:
+            self._reach_below(node)
+        self._settle(node)
+
+    def _release(self, place: Place) -> None:
+        node, depth, tokens = place
+        whole = self._whole(node)
+        holding = self._holdings[node]
+        holding.blocks -= 1
+        self._count(node, -tokens)
+        if not holding.blocks:
+            self._stand(node, Standing.STAYS)
+            self.policy.remove(node)
+            del self._holdings[node]
+            self._child_left(node)
+        else:
+            if depth == holding.last:
+                self._find_last(node, holding)
+            self._settle(node)
+        self.tree.hold(node, self.tier, -tokens)
+        if self._whole(node) != whole:
+            self._reach_below(node)
+
+    def _take(self, block: Block, node: Node) -> None:
+        """The first half of an eviction: the block is out of the way, and nobody else knows yet."""
+        place = self.tree.place(block)
+        assert place is not None
+        holding = self._holdings[node]
+        del self._users[block]
+        holding.blocks -= 1
+        self._count(node, -place.tokens)
+        if holding.blocks:
+            self._find_last(node, holding)
+            self._settle(node)
+        else:
+            self._stand(node, Standing.STAYS)
+            self._child_left(node)
+
+    def _put_back(self, block: Block, node: Node) -> None:
+        """Undo ``_take``."""
+        place = self.tree.place(block)
+        assert place is not None
+        holding = self._holdings[node]
+        self._users[block] = 0
+        holding.blocks += 1
+        holding.last = place.depth
+        self._count(node, place.tokens)
+        if holding.blocks == 1:
+            self._child_came(node)
+        self._settle(node)
+
+    def _let_go(self, gone: Iterable[tuple[Block, Node]]) -> None:
+        """The second half of an eviction."""
+        tokens: dict[Node, int] = {}
+        for block, node in gone:
+            place = self.tree.place(block)
+            assert place is not None
+            tokens[node] = tokens.get(node, 0) + place.tokens
+        for node, evicted_tokens in tokens.items():
+            whole = self._whole(node)
+            self.policy.evicted(node)
+            if not self._holdings[node].blocks:
+                self.policy.remove(node)
+                del self._holdings[node]
+            self.tree.hold(node, self.tier, -evicted_tokens)
+            if self._whole(node) != whole:
+                self._reach_below(node)
+
+    def _count(self, node: Node, tokens: int) -> None:
+        self.held_tokens += tokens
+        self.policy.resize(node, tokens)
+
+    def _find_last(self, node: Node, holding: Holding) -> None:
+        """The last block is gone: the next one before it that is held."""
+        holding.last -= 1
+        while node.blocks[holding.last - node.first_block] not in self._users:
+            holding.last -= 1
+
+    def _child_came(self, node: Node) -> None:
+        above = self._holdings.get(node.parent) if node.parent else None
+        if above is not None and node.parent is not None:
+            above.children += 1
+            self._settle(node.parent)
+
+    def _child_left(self, node: Node) -> None:
+        above = self._holdings.get(node.parent) if node.parent else None
+        if above is not None and node.parent is not None:
+            above.children -= 1
+            self._settle(node.parent)
+
+    # --- holes -------------------------------------------------------------------------------------
+
+    def _whole(self, node: Node) -> bool:
+        """This tier or a faster one holds all of it."""
+        return node.holds_all(self.tier) or any(node.holds_all(tier) for tier in _FASTER[self.tier])
+
+    def _cut_off(self, node: Node) -> bool:
+        """Something before the node is missing in this tier and in all faster ones."""
+        assert node.parent is not None
+        for ancestor in node.parent.upward():
+            if not self._whole(ancestor):
+                return True
+            holding = self._holdings.get(ancestor)
+            if holding is not None:
+                return holding.lost
+        return False
+
+    def _reach_below(self, node: Node) -> None:
+        """A node became whole, or ceased to be: tell what lies behind it whether it can be reached."""
+        changed = [node]
+        while changed:
+            for child in changed.pop().children.values():
+                holding = self._holdings.get(child)
+                if holding is not None:
+                    lost = self._cut_off(child)
+                    if lost == holding.lost:
+                        continue
+                    holding.lost = lost
+                    self._settle(child)
+                if self._whole(child):
+                    changed.append(child)
