@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from mygo.tree.node import Block, Holder, Node, Place
-from mygo.tree.profile import prefill_s
 from mygo.tree.waiting import WaitingQueue
-from mygo.types import ProfileGrid, Tier
+from mygo.types import Tier
 
 
 @dataclass(slots=True)
@@ -36,12 +35,12 @@ class KnowledgeTree:
         self,
         *,
         block_tokens: int,
-        profile: ProfileGrid,
+        prefill_s: PrefillSeconds,
         half_life_requests: float | None = None,
         ghosts: int = 16_384,
         lookahead_tokens: int = 0,
     ) -> None:
-        """``block_tokens``: of a block whose size ``begin`` is not told. ``profile``: prices prefill.
+        """``block_tokens``: of a block whose size ``begin`` is not told. ``prefill_s``: T(cached, new).
 
         ``half_life_requests``: an access counts half in ``Node.frequency`` after so many admissions; None:
         it counts for ever. ``ghosts``: leaves that hold nothing and serve nobody are remembered, so many
@@ -49,7 +48,7 @@ class KnowledgeTree:
         protect together; the earliest one always may; 0 turns look-ahead off.
         """
         self.block_tokens = block_tokens
-        self.profile = profile
+        self.prefill_s = prefill_s
         self.admissions = 0
         """Requests admitted so far."""
         self.root = Node([], 0, 0, 0, None)
@@ -112,9 +111,7 @@ class KnowledgeTree:
         last = self._requests[request_id].last
         self.admissions += 1
         new_tokens = last.end_tokens - cached_tokens
-        s_per_token = (
-            prefill_s(self.profile, cached_tokens, new_tokens) / new_tokens if new_tokens > 0 else 0.0
-        )
+        s_per_token = self.prefill_s(cached_tokens, new_tokens) / new_tokens if new_tokens > 0 else 0.0
         for node in last.upward():
             self._count_access(node)
             if node.end_tokens > cached_tokens:
@@ -166,7 +163,7 @@ class KnowledgeTree:
         """
         if node.computed:
             return node.computed_s_per_token / node.computed
-        return prefill_s(self.profile, node.start_tokens, node.tokens) / node.tokens
+        return self.prefill_s(node.start_tokens, node.tokens) / node.tokens
 
     def nodes(self) -> Iterator[Node]:
         """Every node but the root, parents before children."""

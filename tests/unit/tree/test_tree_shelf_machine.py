@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mygo.tree.knowledge import KnowledgeTree
 from mygo.tree.node import Block, Node
 from mygo.tree.policies import POLICIES, make
+from mygo.tree.profile import prefill_s
 from mygo.tree.shelf import Shelf
 from mygo.types import ProfileGrid, Tier
 
@@ -36,7 +38,10 @@ class TreeMachine(RuleBasedStateMachine):
     )
     def start(self, policy: str, ghosts: int, budget: int, mirrors: bool) -> None:
         self.tree = KnowledgeTree(
-            block_tokens=BLOCK_TOKENS, profile=PROFILE, ghosts=ghosts, lookahead_tokens=budget
+            block_tokens=BLOCK_TOKENS,
+            prefill_s=partial(prefill_s, PROFILE),
+            ghosts=ghosts,
+            lookahead_tokens=budget,
         )
         self.mirrors = mirrors
         self.shelves = {
