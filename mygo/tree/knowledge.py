@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from mygo.tree.loading import PrefillSeconds
 from mygo.tree.node import Block, Holder, Node, Place
 from mygo.tree.waiting import WaitingQueue
 from mygo.types import Tier
