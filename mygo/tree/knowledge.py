@@ -99,6 +99,7 @@ class KnowledgeTree:
         for node in last.upward():
             node.live += 1
             self._ghosts.pop(node, None)
+        self._forget_ghosts()
         self.waiting.join(request_id, last)
 
     def admitted(self, request_id: str, cached_tokens: int) -> None:
@@ -139,6 +140,7 @@ class KnowledgeTree:
             node.live += 1
             self._ghosts.pop(node, None)
             self._count_access(node)
+        self._forget_ghosts()
 
     def finished(self, request_id: str) -> None:
         """A request ended, in whatever way, waiting or running. Unknown ids are ignored."""
@@ -276,6 +278,7 @@ class KnowledgeTree:
                     del tail.held[holder.tier]
         for holder in self._holders:
             holder.split(head, tail)
+        self._make_ghost(tail)
         return head
 
     def _count_access(self, node: Node) -> None:
@@ -288,6 +291,9 @@ class KnowledgeTree:
     def _retire(self, node: Node) -> None:
         """Make a ghost of the node if nothing needs it, and forget ghosts that are too many."""
         self._make_ghost(node)
+        self._forget_ghosts()
+
+    def _forget_ghosts(self) -> None:
         while len(self._ghosts) > self._max_ghosts:
             oldest = next(iter(self._ghosts))
             del self._ghosts[oldest]

@@ -7,15 +7,23 @@ from collections.abc import Callable
 
 from mygo.errors import ConfigError
 from mygo.tree.knowledge import KnowledgeTree
-from mygo.tree.policies.base import LazyHeap, Policy, RankedPolicy
+from mygo.tree.policies.arc import Arc
+from mygo.tree.policies.base import Policy
+from mygo.tree.policies.gdsf import Gdsf
+from mygo.tree.policies.lfu import Lfu
 from mygo.tree.policies.look_ahead import LookAhead
 from mygo.tree.policies.lru import Lru
 from mygo.tree.policies.pgdsf import Pgdsf
+from mygo.tree.policies.s3fifo import S3Fifo
 
 DEFAULT_POLICY = "pgdsf"
 
 POLICIES: dict[str, Callable[[KnowledgeTree, int], Policy]] = {
     "lru": lambda tree, capacity_tokens: Lru(),
+    "lfu": lambda tree, capacity_tokens: Lfu(),
+    "gdsf": lambda tree, capacity_tokens: Gdsf(),
+    "arc": lambda tree, capacity_tokens: Arc(capacity_tokens),
+    "s3fifo": lambda tree, capacity_tokens: S3Fifo(capacity_tokens),
     "pgdsf": lambda tree, capacity_tokens: Pgdsf(tree),
 }
 """By name, for a tree and a tier's capacity in tokens."""
@@ -34,4 +42,4 @@ def make(name: str, tree: KnowledgeTree, capacity_tokens: int, *, look_ahead: bo
     return LookAhead(policy) if look_ahead else policy
 
 
-__all__ = ["DEFAULT_POLICY", "POLICIES", "LazyHeap", "LookAhead", "Policy", "RankedPolicy", "make"]
+__all__ = ["DEFAULT_POLICY", "POLICIES", "LookAhead", "Policy", "make"]

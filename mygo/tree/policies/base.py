@@ -99,17 +99,17 @@ class RankedPolicy(ABC):
         self._exposed = LazyHeap()
 
     @abstractmethod
-    def rank(self, node: Node, *, hit: bool) -> float:
+    def rank(self, node: Node) -> float:
         """The node's rank from now on; asked when it comes to the tier and at each access."""
 
     def insert(self, node: Node) -> None:
-        self._ranks[node] = self.rank(node, hit=False)
+        self._ranks[node] = self.rank(node)
 
     def resize(self, node: Node, tokens: int) -> None:
         return
 
     def access(self, node: Node, *, hit: bool) -> None:
-        self._ranks[node] = rank = self.rank(node, hit=hit)
+        self._ranks[node] = rank = self.rank(node)
         if node in self._exposed:
             self._exposed.push(node, rank)
 
@@ -130,3 +130,30 @@ class RankedPolicy(ABC):
 
     def split(self, head: Node, tail: Node) -> None:
         self._ranks[head] = self._ranks[tail]
+
+
+class CountingPolicy(RankedPolicy):
+    """A ranked policy that counts a node's uses while it is in the tier, beginning with 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._uses: dict[Node, int] = {}
+
+    def uses(self, node: Node) -> int:
+        return self._uses[node]
+
+    def insert(self, node: Node) -> None:
+        self._uses[node] = 1
+        super().insert(node)
+
+    def access(self, node: Node, *, hit: bool) -> None:
+        self._uses[node] += hit
+        super().access(node, hit=hit)
+
+    def remove(self, node: Node) -> None:
+        super().remove(node)
+        del self._uses[node]
+
+    def split(self, head: Node, tail: Node) -> None:
+        super().split(head, tail)
+        self._uses[head] = self._uses[tail]

@@ -11,6 +11,6 @@ class Lru(RankedPolicy):
         super().__init__()
         self._uses = 0
 
-    def rank(self, node: Node, *, hit: bool) -> float:
+    def rank(self, node: Node) -> float:
         self._uses += 1
         return self._uses

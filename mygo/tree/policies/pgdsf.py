@@ -19,7 +19,7 @@ class Pgdsf(RankedPolicy):
         self._tree = tree
         self.clock_s_per_token = 0.0
 
-    def rank(self, node: Node, *, hit: bool) -> float:
+    def rank(self, node: Node) -> float:
         return self.clock_s_per_token + node.frequency * self._tree.cost_s_per_token(node)
 
     def evicted(self, node: Node) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,16 +11,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mygo.tree.knowledge import KnowledgeTree
 from mygo.tree.node import Block, Node
 from mygo.tree.policies import POLICIES, make
-from mygo.tree.profile import prefill_s
 from mygo.tree.shelf import Shelf
-from mygo.types import ProfileGrid, Tier
+from mygo.types import Tier
 
 BLOCK_TOKENS = 4
-PROFILE = ProfileGrid((0, 64), (1, 64), ((0.01, 0.1), (0.011, 0.12)))
 
 texts = st.lists(st.integers(0, 1), min_size=1, max_size=7)
 tiers = st.sampled_from([Tier.DEVICE, Tier.HOST])
 picks = st.integers(0, 1_000)
+
+
+def prefill_s(cached_tokens: int, new_tokens: int) -> float:
+    return 0.01 + 0.001 * new_tokens
 
 
 def path(text: list[int]) -> list[Block]:
@@ -39,7 +40,7 @@ class TreeMachine(RuleBasedStateMachine):
     def start(self, policy: str, ghosts: int, budget: int, mirrors: bool) -> None:
         self.tree = KnowledgeTree(
             block_tokens=BLOCK_TOKENS,
-            prefill_s=partial(prefill_s, PROFILE),
+            prefill_s=prefill_s,
             ghosts=ghosts,
             lookahead_tokens=budget,
         )
