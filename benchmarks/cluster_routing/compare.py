@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.bootstrap import Ratio, ratio
-from benchmarks.cluster_routing.plan import OURS, UNTUNED
+from benchmarks.cluster_routing.plan import OURS, UNTUNED, rays_own
 from benchmarks.cluster_routing.store import Row
 from benchmarks.cluster_routing.study import CellRuns
 
@@ -29,7 +29,8 @@ class Line:
 
 def lines(runs: CellRuns) -> list[Line]:
     """Ours, then the baselines that it is compared with."""
-    return [line(runs, label) for label in (OURS, *UNTUNED, runs.affinity.label)]
+    tuned = (rays_own(runs.affinity).label, runs.affinity.label)
+    return [line(runs, label) for label in (OURS, *UNTUNED, *tuned)]
 
 
 def line(runs: CellRuns, label: str) -> Line:

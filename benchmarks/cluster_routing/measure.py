@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ def run(task: Task, raw: Path) -> dict[str, Any]:
         rate_per_s=cell.load * ground.saturation_per_s,
     )
     routing = task.variant.routing(ground.device_tokens)
-    shape = _shape(task.setting, ground.device_tokens, cell.workers, routing)
+    shape = replace(
+        _shape(task.setting, ground.device_tokens, cell.workers, routing), router=task.variant.router()
+    )
     served = Simulation(shape, trace, task.seed).run()
     summary = summarize(served, cell.workers)
     _keep(served, raw)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from mygo.config import RoutingConfig
 from mygo.errors import ConfigError
+from mygo.routing import Router
 from mygo.simulation.prompts import CHARS_PER_TOKEN
 from mygo.workloads import Preset, preset
 from mygo.workloads.trace import TextId, Trace
 
 OURS = "predicted_seconds"
 AFFINITY = "prefix_affinity"
+RAYS = "PrefixCacheAffinityRouter"
+"""Ray Serve LLM's own class."""
 UNTUNED = ("round_robin", "power_of_two", "consistent_hash")
 """Baselines without thresholds."""
 NEVER = 1_000_000_000
@@ -98,10 +102,21 @@ class Variant:
         return " ".join([self.policy, *parts])
 
     def routing(self, device_tokens: int) -> RoutingConfig:
-        """The configuration; a prefix tree remembers as many characters as a worker's cache holds, unless
-        the variant says otherwise."""
+        """The configuration, which Ray's router ignores; a prefix tree remembers as many characters as a
+        worker's cache holds, unless the variant says otherwise."""
+        if self.policy == RAYS:
+            return RoutingConfig()
         values = {"affinity_tree_chars": CHARS_PER_TOKEN * device_tokens, **self.overrides}
         return RoutingConfig.model_validate({"policy": self.policy, **values})
+
+    def router(self) -> Callable[[], Router] | None:
+        """What makes the router, if it is not one of MyGO's."""
+        if self.policy != RAYS:
+            return None
+        from benchmarks.cluster_routing.ray_router import RayPrefixAffinity  # brings Ray, which takes seconds
+
+        names = {"affinity_min_match": "match_rate_threshold", "affinity_imbalance": "imbalanced_threshold"}
+        return partial(RayPrefixAffinity, {names[name]: value for name, value in self.overrides.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,12 @@ def affinity_grid(size: Size) -> list[Variant]:
         for match in size.min_matches
         for imbalance in size.imbalances
     ] + [Variant(AFFINITY, shipped)]
+
+
+def rays_own(best: Variant) -> Variant:
+    """Ray's class with the thresholds of the best ``prefix_affinity``; its tree takes no bound."""
+    kept = ("affinity_min_match", "affinity_imbalance")
+    return Variant(RAYS, {name: best.overrides[name] for name in kept})
 
 
 def fixed_variants() -> list[Variant]:

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from benchmarks.cluster_routing.compare import Line, lines
-from benchmarks.cluster_routing.plan import OURS
+from benchmarks.cluster_routing.plan import OURS, RAYS
 from benchmarks.cluster_routing.study import CellRuns
 
 _COLORS = {
@@ -20,6 +20,7 @@ _COLORS = {
     "power_of_two": "0.35",
     "consistent_hash": "tab:green",
     "prefix_affinity": "tab:orange",
+    RAYS: "tab:red",
 }
 
 
@@ -42,7 +43,7 @@ def _ratios(study: Sequence[CellRuns], path: Path) -> None:
             policy = _policy(each)
             axes.errorbar(
                 found.estimate,
-                group + 0.18 * (place - 1.5),
+                group + 0.16 * (place - 2),
                 xerr=[[found.estimate - found.low], [found.high - found.estimate]],
                 fmt="o",
                 capsize=3,

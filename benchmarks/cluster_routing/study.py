@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from benchmarks.cluster_routing.measure import Ground, Setting, Task, run, survey
 from benchmarks.cluster_routing.plan import (
+    RAYS,
     Cell,
     Size,
     Variant,
@@ -17,6 +18,7 @@ from benchmarks.cluster_routing.plan import (
     best_variant,
     cells,
     fixed_variants,
+    rays_own,
     weight_variants,
 )
 from benchmarks.cluster_routing.store import Row, Store
@@ -33,7 +35,8 @@ class CellRuns:
     affinity: Variant
     """The best of the grid."""
     rows: dict[str, list[Row]]
-    """By the variant's label. The rest of the grid and the other weights have the tuning seeds only."""
+    """By the variant's label. The rest of the grid, Ray's router as it ships, and the other weights have the
+    tuning seeds only."""
 
 
 class Study:
@@ -55,14 +58,14 @@ class Study:
             for cell, ground in grounds.items():
                 first += self._tasks(cell, ground, fixed_variants(), everything)
                 first += self._tasks(cell, ground, affinity_grid(size), tuning)
-                first += self._tasks(cell, ground, weight_variants(size, cell), tuning)
-            winners = len(grounds) * (size.seeds - len(tuning))
+                first += self._tasks(cell, ground, [*weight_variants(size, cell), Variant(RAYS)], tuning)
+            winners = len(grounds) * (2 * size.seeds - len(tuning))
             self._finish(pool, first, len(first) + winners)
             best = {cell: self._best(cell, ground, tuning) for cell, ground in grounds.items()}
             second = [
                 task
                 for cell, ground in grounds.items()
-                for task in self._tasks(cell, ground, [best[cell]], everything)
+                for task in self._tasks(cell, ground, [best[cell], rays_own(best[cell])], everything)
             ]
             self._finish(pool, second, len(first) + winners)
         return [self._collect(cell, ground, best[cell]) for cell, ground in grounds.items()]
@@ -100,7 +103,7 @@ class Study:
         return best_variant(seconds, grid)
 
     def _collect(self, cell: Cell, ground: Ground, best: Variant) -> CellRuns:
-        variants = {each.label: each for each in (*fixed_variants(), best)}
+        variants = {each.label: each for each in (*fixed_variants(), best, rays_own(best), Variant(RAYS))}
         variants |= {each.label: each for each in affinity_grid(self._size)}
         variants |= {each.label: each for each in weight_variants(self._size, cell)}
         rows = {

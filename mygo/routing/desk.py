@@ -74,16 +74,22 @@ class RoutingDesk:
     its first member's choice. ``view`` may be replaced by a fresher one at any time."""
 
     def __init__(
-        self, view: ClusterView, config: RoutingConfig, max_ongoing: int, rng: random.Random
+        self,
+        view: ClusterView,
+        config: RoutingConfig,
+        max_ongoing: int,
+        rng: random.Random,
+        router: Router | None = None,
     ) -> None:
-        """``max_ongoing``: open requests from which a worker takes no more."""
+        """``max_ongoing``: open requests from which a worker takes no more. ``router``: one that is not
+        MyGO's, in place of ``config.policy``."""
         self.view = view
         self.routed: dict[WorkerId, int] = {}
         """Requests sent to each worker so far."""
         self._config = config
         self._max_ongoing = max_ongoing
         self._rng = rng
-        self._router: Router = ROUTERS[config.policy](config)
+        self._router = router or ROUTERS[config.policy](config)
         self._reservations = Reservations()
         self._lost: dict[WorkerId, float] = {}
 

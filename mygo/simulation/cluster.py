@@ -20,7 +20,7 @@ from mygo.emulation.engine import EmulatedCore, StepOutcome
 from mygo.emulation.profile import EngineProfile
 from mygo.emulation.settings import EngineSettings
 from mygo.errors import BadRequest, ConfigError, Unavailable
-from mygo.routing import RoutingDesk
+from mygo.routing import Router, RoutingDesk
 from mygo.simulation.outcome import Served
 from mygo.simulation.prompts import Prompts
 from mygo.types import RequestId, WorkerId
@@ -46,6 +46,8 @@ class ClusterShape:
     max_ongoing: int = 64
     ingresses: int = 1
     """Ingress replicas, each with a view of its own; clients take them in turn."""
+    router: Callable[[], Router] | None = None
+    """Makes a router that is not MyGO's, for each ingress, in place of ``routing.policy``."""
     concurrency: int | None = None
     """Closed loop of this many clients, who ignore the trace's arrival times; None: as the trace says."""
 
@@ -62,7 +64,8 @@ class ClusterShape:
 class _Ingress:
     def __init__(self, shape: ClusterShape, rng: random.Random) -> None:
         self.replica = Replica()
-        self.desk = RoutingDesk(self.replica, shape.routing, shape.max_ongoing, rng)
+        router = None if shape.router is None else shape.router()
+        self.desk = RoutingDesk(self.replica, shape.routing, shape.max_ongoing, rng, router)
 
 
 @dataclass(slots=True)
@@ -159,7 +162,8 @@ class Simulation:
         if self._shape.document_order == "cache":
             cached = lambda key: float(len(ingress.replica.holders(key)))  # noqa: E731
         prompt = self._prompts.prompt(request, cached)
-        text = self._prompts.routing_text(prompt) if self._shape.routing.policy == "prefix_affinity" else ""
+        reads_text = self._shape.router is not None or self._shape.routing.policy == "prefix_affinity"
+        text = self._prompts.routing_text(prompt) if reads_text else ""
         asked = self._prompts.generate_request(request, prompt)
         try:
             route = ingress.desk.reserve(asked.request_id, prompt, text, now_s)

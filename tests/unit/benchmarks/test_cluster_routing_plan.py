@@ -17,6 +17,7 @@ from benchmarks.cluster_routing.plan import (
     FULL,
     NEVER,
     OURS,
+    RAYS,
     SMOKE,
     UNTUNED,
     Cell,
@@ -26,6 +27,7 @@ from benchmarks.cluster_routing.plan import (
     best_variant,
     cells,
     device_tokens,
+    rays_own,
     trace_of,
     weight_variants,
     working_set_tokens,
@@ -74,8 +76,8 @@ def rows(*means: float) -> list[dict[str, Any]]:
 
 def runs(**means: tuple[float, ...]) -> CellRuns:
     """A cell in which every baseline takes 2 s on each of three seeds, unless told otherwise."""
-    best = Variant("prefix_affinity", {"affinity_min_match": 0.1})
-    names = (*UNTUNED, best.label)
+    best = Variant("prefix_affinity", {"affinity_min_match": 0.1, "affinity_imbalance": 8})
+    names = (*UNTUNED, best.label, rays_own(best).label, RAYS)
     found = {OURS: rows(1.0, 1.1, 0.9)} | {name: rows(2.0, 2.2, 1.8) for name in names}
     found |= {name: rows(*each) for name, each in means.items()}
     return CellRuns(Cell("burst", 8, 0.6), GROUND, best, found)
@@ -170,9 +172,10 @@ def test_report_says_slower_when_a_baseline_wins() -> None:
 
 def test_report_orders_thresholds_by_the_seeds_that_all_have() -> None:
     """Scenario: the winner ran on all seeds, the later ones of which were slow; another has the first."""
-    winner, other = "prefix_affinity min_match=0.1", "prefix_affinity min_match=0.4"
-    text = markdown([runs(**{winner: (1.0, 9.0, 9.0), other: (2.0,)})], SETTING, "Commit c", [])
-    assert "min_match=0.1: 1.000 s, min_match=0.4: 2.000 s" in text
+    winner, other = "prefix_affinity min_match=0.1 imbalance=8", "prefix_affinity min_match=0.4 imbalance=8"
+    slow = {winner: (1.0, 9.0, 9.0), other: (2.0,), RAYS: (3.0,)}
+    text = markdown([runs(**slow)], SETTING, "Commit c", [])
+    assert f"min_match=0.1 imbalance=8: 1.000 s, min_match=0.4 imbalance=8: 2.000 s, {RAYS}: 3.000 s" in text
 
 
 def test_report_gives_no_interval_when_a_weight_ran_on_one_seed() -> None:
@@ -214,7 +217,9 @@ def test_run_repeats_exactly_and_keeps_every_request(tmp_path: Path) -> None:
     assert len(requests) == 24 and mean_s == pytest.approx(first["ttft_mean_s"], abs=1e-5)
 
 
-def test_main_runs_a_study_once_and_reports_it_again(tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_main_runs_a_study_once_and_reports_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.cluster_routing.__main__.revision", lambda: "commit")
     arguments = ["--presets", "burst", "--workers", "2", "--seeds", "2", "--requests-per-worker", "12"]
     arguments += ["--min-matches", "0.1", "--recompute-weights", "0", "--out", str(tmp_path / "study")]
     assert main(arguments) == 0
@@ -222,5 +227,5 @@ def test_main_runs_a_study_once_and_reports_it_again(tmp_path: Path) -> None:
     assert main(arguments) == 0
     assert (tmp_path / "study" / "runs.jsonl").read_text() == kept
     report = json.loads((tmp_path / "study" / "report.json").read_text())
-    assert len(report["cells"][0]["lines"]) == 5
+    assert len(report["cells"][0]["lines"]) == 6
     assert (tmp_path / "study" / "ratios.png").stat().st_size > 10_000
