@@ -1,34 +1,39 @@
 """The KV connector that vLLM loads: wiring only. What it decides lies in its neighbours.
 
-vLLM makes one for the scheduler and one for each worker. This one moves no KV, so on the worker's
-side nothing happens. On the scheduler's side a request passes through, in this order:
-``on_new_request`` (identity, ledger), ``get_num_new_matched_tokens`` in each step until it is
-admitted (sibling hold), ``update_state_after_alloc`` (admitted), ``request_finished_all_groups``.
-Each step ends with ``take_events``, where changes are reported.
+vLLM makes one for the scheduler and one for each worker. On the scheduler's side a request passes
+through, in this order: ``on_new_request`` (identity, ledger), ``get_num_new_matched_tokens`` in each step
+until it is admitted (sibling hold, what to load), ``update_state_after_alloc`` (admitted),
+``request_finished_all_groups``. Each step ends with ``take_events``, where changes are reported. The
+worker's side only moves KV between tiers, and without any does nothing.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
 from typing import Any
 
+import torch
 from vllm.config import VllmConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
     KVConnectorRole,
+    KVConnectorWorkerMetadata,
     SupportsHMA,
 )
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.metrics.cache_hit_source import CacheHitSource
+from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request, RequestStatus
 
 from mygo.errors import BadRequest, ConfigError
 from mygo.tree.keys import segment_key
-from mygo.types import WorkerLoad
+from mygo.types import Tier, WorkerLoad
 from mygo.vllm_plugin import identity, spans, versions
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.ledger import Ledger
@@ -36,6 +41,8 @@ from mygo.vllm_plugin.reporter import Reporter, ReportSink
 from mygo.vllm_plugin.settings import PluginSettings
 from mygo.vllm_plugin.siblings import SiblingHold
 from mygo.vllm_plugin.spans import SegmentMap
+from mygo.vllm_plugin.tiers.tiers import Tiers, make_worker
+from mygo.vllm_plugin.tiers.worker import TierWorker
 from mygo.vllm_plugin.wire import Hello
 
 logger = logging.getLogger(__name__)
@@ -60,13 +67,30 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._uncomputed_tokens: dict[str, int] = {}
         """Of waiting requests: prompt tokens that nobody holds or is computing, when last looked."""
         self._reporter: ReportSink | None = None
+        self._mover: TierWorker | None = None
+        if role == KVConnectorRole.WORKER and self._settings.tiers.host_bytes:
+            self._mover = make_worker(vllm_config, kv_cache_config, self._settings.tiers)
+
+    @classmethod
+    def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
+        """A layer can only wait for its KV between two graphs."""
+        tiers = PluginSettings.parse(extra_config).tiers
+        return bool(tiers.host_bytes and tiers.layerwise)
 
     def bind_kv_cache_manager(self, kv_cache_manager: KVCacheManager) -> None:
         """The scheduler has built its cache: everything that depends on it begins here."""
         super().bind_kv_cache_manager(kv_cache_manager)
         self._cache = DeviceCache(kv_cache_manager, self._kv_cache_config)
         self._siblings = SiblingHold(self._cache)
-        self._ledger = Ledger(self._cache.block_tokens, self._cache.is_resident, self._cache.event_id)
+        self._tiers = Tiers(
+            self._settings.tiers,
+            self._vllm_config,
+            self._kv_cache_config,
+            kv_cache_manager,
+            self._cache,
+            time.perf_counter,
+        )
+        self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)
         if self._settings.mygo_socket is not None:
             reporter = Reporter(self._settings.mygo_socket, self._hello())
             self.report_to(reporter)
@@ -91,6 +115,10 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._reporter = sink
         self._cache.tee(self._ledger.observe, self._cleared)
 
+    def _tier_of(self, block_hash: bytes) -> Tier | None:
+        """The fastest tier that holds a block."""
+        return Tier.DEVICE if self._cache.is_resident(block_hash) else self._tiers.tier_of(block_hash)
+
     # --- scheduler side --------------------------------------------------------------------------
 
     @property
@@ -108,6 +136,8 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             segments = None
         if segments is not None:
             identity.narrow(request, segments.spans, self._cache.hash_tokens)
+        ends = [span.end_tokens for span in segments.spans] if segments is not None else []
+        self._tiers.begin(request, ends)
         if self._reporter is not None:
             self._requests[request.request_id] = request
             self._uncomputed_tokens[request.request_id] = request.num_prompt_tokens - min(
@@ -121,26 +151,39 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def get_num_new_matched_tokens(
         self, request: Request, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
-        """(0, False): nothing to load. (None, False): skip the request in this step, ask again."""
+        """Tokens to load, and whether before the request runs. None: skip it in this step, ask again."""
         leader = (
             self._siblings.leader_of(request, num_computed_tokens) if self._settings.sibling_hold else None
         )
         if request.request_id in self._uncomputed_tokens:
             shared_tokens = self._siblings.shared_tokens(request, leader) if leader else num_computed_tokens
             self._uncomputed_tokens[request.request_id] = max(0, request.num_prompt_tokens - shared_tokens)
-        return (None, False) if leader else (0, False)
+        return (None, False) if leader else self._tiers.matched(request, num_computed_tokens)
 
     def update_state_after_alloc(
         self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
     ) -> None:
         self._siblings.admitted(request)
+        self._tiers.admitted(request, blocks, num_external_tokens)
+
+    def get_external_cache_hit_sources(
+        self, request: Request, num_external_tokens: int
+    ) -> dict[CacheHitSource, int]:
+        return self._tiers.sources(request, num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         self._siblings.stepped(scheduler_output.num_scheduled_tokens)
-        return KVConnectorMetadata()
+        return self._tiers.plan_step(scheduler_output)
+
+    def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        self._tiers.heard(connector_output)
+
+    def has_pending_push_work(self) -> bool:
+        return self._tiers.busy
 
     def take_events(self) -> tuple[()]:
         """The step is over; the cache's events were taken just before. We add none of our own."""
+        self._ledger.observe(self._cache.event_id(block) for block in self._tiers.step_ended())
         self._report()
         return ()
 
@@ -154,6 +197,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """
         request_id = request.request_id
         self._siblings.finished(request_id)
+        self._tiers.finished(request)
         if self._requests.pop(request_id, None) is not None:
             del self._uncomputed_tokens[request_id]
             segments = self._maps.pop(request_id, None)
@@ -162,9 +206,17 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 self._ledger.finish(request_id)
         return False, None
 
+    def reset_cache(self) -> bool:
+        self._tiers.reset()
+        return True
+
     def shutdown(self) -> None:
+        if self._mover is not None:
+            self._mover.shutdown()
+            return
         if self._reporter is not None:
             self._reporter.close()
+        self._tiers.shutdown()
 
     def _register_answer(self, request: Request, segments: SegmentMap) -> None:
         """The generated ids become a segment, as the next turn of a conversation will name it."""
@@ -176,6 +228,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._ledger.extend(request.request_id, key, end_tokens, self._cache.hashes(request))
 
     def _cleared(self) -> None:
+        self._tiers.cleared()
         self._ledger.observe_all()
         self._report()
 
@@ -194,19 +247,37 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 queued_tokens += self._uncomputed_tokens[request_id]
         return WorkerLoad(waiting, running, queued_tokens, self._cache.free_tokens)
 
-    # --- worker side: no KV is moved -------------------------------------------------------------
+    # --- worker side -----------------------------------------------------------------------------
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        if self._mover is not None:
+            self._mover.register_kv_caches(kv_caches)
+
+    def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
+        if self._mover is not None:
+            self._mover.handle_preemptions(kv_connector_metadata)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        return
+        if self._mover is not None:
+            self._mover.start_kv_transfers(self._connector_metadata)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        return
+        if self._mover is not None:
+            self._mover.wait_for_layer(layer_name)
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
-        return
+        """KV is stored in whole blocks, once it is computed."""
 
     def wait_for_save(self) -> None:
-        return
+        if self._mover is not None:
+            self._mover.finish_layerwise()
+            self._mover.prepare_store_kv(self._connector_metadata)
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        return self._mover.get_finished(finished_req_ids) if self._mover is not None else (None, None)
+
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        return self._mover.build_connector_worker_meta() if self._mover is not None else None
 
 
 def _answer_ids(request: Request) -> list[int]:

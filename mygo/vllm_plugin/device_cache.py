@@ -23,13 +23,13 @@ class DeviceCache:
         self._manager = manager
         self._pool = manager.block_pool
         groups = config.kv_cache_groups
-        self._group_id = next(
+        self.group_id = next(
             (i for i, group in enumerate(groups) if isinstance(group.kv_cache_spec, FullAttentionSpec)), 0
         )
         self._groups = len(groups)
         self.hash_tokens: int = self._pool.hash_block_size
         """Tokens per entry of ``Request.block_hashes``."""
-        group_tokens: int = manager.coordinator.single_type_managers[self._group_id].block_size
+        group_tokens: int = manager.coordinator.single_type_managers[self.group_id].block_size
         self.block_tokens = group_tokens
         """Tokens per block of this group: a multiple of ``hash_tokens``, and mostly equal to it."""
         self._stride = group_tokens // self.hash_tokens
@@ -49,7 +49,7 @@ class DeviceCache:
         return int(self._pool.get_num_free_blocks()) // self._groups * self.block_tokens
 
     def is_resident(self, block_hash: bytes) -> bool:
-        return self._pool.get_cached_block(block_hash, [self._group_id]) is not None
+        return self._pool.get_cached_block(block_hash, [self.group_id]) is not None
 
     def event_id(self, block_hash: bytes) -> Hashable:
         """The name of a block in the pool's events: by default 64 bits of its hash."""
@@ -92,7 +92,7 @@ class DeviceCache:
             for event in events:
                 if isinstance(event, AllBlocksCleared):
                     cleared()
-                elif event.group_idx in (None, self._group_id):
+                elif event.group_idx in (None, self.group_id):
                     names.extend(event.block_hashes)
             if names:
                 changed(names)

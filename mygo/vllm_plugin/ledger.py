@@ -1,4 +1,4 @@
-"""Which segments the device cache holds, told from its blocks. Pure bookkeeping; imports no vLLM.
+"""Which segments an engine's tiers hold, told from their blocks. Pure bookkeeping; imports no vLLM.
 
 Blocks and segments are many to many. A segment owns the blocks whose last token it has. A block that
 spans a border is owned by every segment that begins with the same few tokens: all questions behind
@@ -12,20 +12,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from mygo.types import ResidencyEvent, SegmentKey, SegmentSpan
+from mygo.types import ResidencyEvent, SegmentKey, SegmentSpan, Tier
 
 # Idle segments of which one shared block is left are kept for at most this many owners of it. A hot
 # border block would otherwise keep a record of every question ever asked behind its document.
 MAX_IDLE_OWNERS = 4
 
-_NOTHING = (0, False)
+_SLOWER = {Tier.DEVICE: 0, Tier.HOST: 1, Tier.DISK: 2}
+
+
+class _Held(NamedTuple):
+    prefix_tokens: int
+    complete: bool
+    tier: Tier
+
+
+_NOTHING = _Held(0, False, Tier.DEVICE)
 
 
 @dataclass(slots=True)
 class _Block:
     block_hash: bytes
-    resident: bool
+    tier: Tier | None
+    """The fastest that holds it."""
     owners: dict[SegmentKey, None] = field(default_factory=dict)
 
 
@@ -42,26 +53,26 @@ class _Node:
     """Event ids of the owned blocks, in prompt order."""
     live: int = 0
     """Unfinished requests that have this segment in their prompt."""
-    reported: tuple[int, bool] = _NOTHING
-    """(prefix_tokens, complete) of the last event about it."""
+    reported: _Held = _NOTHING
+    """What the last event said about it."""
 
 
 class Ledger:
-    """Segments that the cache holds or a live request names.
+    """Segments that a tier holds or a live request names.
 
-    ``is_resident`` asks the cache for a block hash. ``event_id`` turns a block hash into the name
-    that the cache's events use for it. A segment is forgotten when no live request names it and
+    ``tier_of`` asks for the fastest tier that holds a block hash. ``event_id`` turns a block hash into
+    the name that the cache's events use for it. A segment is forgotten when no live request names it and
     nothing of it is held, or only blocks that MAX_IDLE_OWNERS others own as well.
     """
 
     def __init__(
         self,
         block_tokens: int,
-        is_resident: Callable[[bytes], bool],
+        tier_of: Callable[[bytes], Tier | None],
         event_id: Callable[[bytes], Hashable],
     ) -> None:
         self._block_tokens = block_tokens
-        self._is_resident = is_resident
+        self._tier_of = tier_of
         self._event_id = event_id
         self._nodes: dict[SegmentKey, _Node] = {}
         self._blocks: dict[Hashable, _Block] = {}
@@ -72,7 +83,7 @@ class Ledger:
         return len(self._nodes)
 
     def __repr__(self) -> str:
-        resident = sum(block.resident for block in self._blocks.values())
+        resident = sum(block.tier is not None for block in self._blocks.values())
         return f"Ledger(segments={len(self)}, blocks={resident}/{len(self._blocks)} resident)"
 
     # --- requests ------------------------------------------------------------------------------
@@ -175,32 +186,39 @@ class Ledger:
         for name, block_hash in zip(names, hashes, strict=True):
             block = self._blocks.get(name)
             if block is None:
-                block = self._blocks[name] = _Block(block_hash, self._is_resident(block_hash))
+                block = self._blocks[name] = _Block(block_hash, self._tier_of(block_hash))
             block.owners[key] = None
         self._nodes[key] = node
         self._dirty[key] = None
         return node
 
     def _look(self, block: _Block) -> None:
-        resident = self._is_resident(block.block_hash)
-        if resident != block.resident:
-            block.resident = resident
+        tier = self._tier_of(block.block_hash)
+        if tier != block.tier:
+            block.tier = tier
             self._dirty.update(block.owners)
 
-    def _held(self, node: _Node) -> tuple[int, bool]:
-        """A hole makes the rest of the segment unreachable: only leading blocks count."""
+    def _held(self, node: _Node) -> _Held:
+        """A hole makes the rest of the segment unreachable: only leading blocks count.
+
+        Their tier is that of the slowest of them, since all have to come.
+        """
+        slowest = Tier.DEVICE
         blocks = 0
         for name in node.blocks:
-            if not self._blocks[name].resident:
+            tier = self._blocks[name].tier
+            if tier is None:
                 break
+            slowest = max(slowest, tier, key=_SLOWER.__getitem__)
             blocks += 1
         if blocks == 0:
             return _NOTHING
-        return (node.first_block + blocks) * self._block_tokens, blocks == len(node.blocks)
+        prefix_tokens = (node.first_block + blocks) * self._block_tokens
+        return _Held(prefix_tokens, blocks == len(node.blocks), slowest)
 
     def _worth_keeping(self, node: _Node) -> bool:
         return any(
-            block.resident and len(block.owners) <= MAX_IDLE_OWNERS
+            block.tier is not None and len(block.owners) <= MAX_IDLE_OWNERS
             for block in (self._blocks[name] for name in node.blocks)
         )
 
@@ -214,5 +232,4 @@ class Ledger:
 
 
 def _event(node: _Node) -> ResidencyEvent:
-    prefix_tokens, complete = node.reported
-    return ResidencyEvent(node.key, node.parent, node.start_tokens, node.end_tokens, prefix_tokens, complete)
+    return ResidencyEvent(node.key, node.parent, node.start_tokens, node.end_tokens, *node.reported)

@@ -4,10 +4,61 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mygo.errors import ConfigError
+
+DEFAULT_POLICY = "pgdsf"
+_WHERE = "kv_connector_extra_config"
+
+
+@dataclass(frozen=True, slots=True)
+class TierSettings:
+    """Where KV may lie besides the device, and who decides what stays where."""
+
+    host_bytes: int = 0
+    """Host memory for KV, of all workers of an engine together; 0: no tier but the device."""
+    disk_path: str | None = None
+    """Folder of the disk tier; None for none. It needs a host tier, which all its data passes through."""
+    disk_bytes: int = 0
+    policy: str = DEFAULT_POLICY
+    """Replacement policy of host and disk, by its name in ``mygo.tree.policies``."""
+    device_policy: str = "vllm"
+    """Replacement policy of the device; ``vllm``: its own, least recently used."""
+    lookahead_share: float = 0.2
+    """Part of each tier that waiting requests may protect from eviction; 0: none."""
+    prefetch: bool = True
+    """Bring what waiting requests need from disk to host memory before their turn."""
+    load_gate: bool = True
+    """Compute what is computed sooner than loaded."""
+    layerwise: bool = True
+    """Let host copies run beside the computation where that is sooner."""
+    host_load_s_per_byte: float = 0.0
+    """Slow the host's link down to this; for measurements."""
+    disk_read_s_per_byte: float = 0.0
+    """Slow the disk's reads down to this; for measurements."""
+
+    @classmethod
+    def parse(cls, raw: object, where: str) -> TierSettings:
+        """Raises ConfigError for an unknown key, a value of the wrong type, or tiers that cannot be."""
+        if not isinstance(raw, Mapping):
+            raise ConfigError(f"{where}: must be a mapping, not {raw!r}")
+        _check_keys(cls, raw, where)
+        settings = cls(**raw)
+        for entry in fields(cls):
+            _check_value(getattr(settings, entry.name), entry.default, f"{where}.{entry.name}")
+        if settings.disk_path is not None and not settings.host_bytes:
+            raise ConfigError(
+                f"{where}.disk_path: what lies on disk passes through host memory: set host_bytes, too"
+            )
+        if settings.disk_path is not None and not settings.disk_bytes:
+            raise ConfigError(f"{where}.disk_bytes: say how much {settings.disk_path} may hold, in bytes")
+        if not 0 <= settings.lookahead_share <= 1:
+            raise ConfigError(
+                f"{where}.lookahead_share: must be between 0 and 1, not {settings.lookahead_share}"
+            )
+        return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,36 +69,58 @@ class PluginSettings:
     """Unix socket on which a ReportReceiver listens. None: nothing is reported."""
     sibling_hold: bool = True
     """Hold a request while a running one computes blocks that both need."""
+    tiers: TierSettings = field(default_factory=TierSettings)
 
     @classmethod
     def parse(cls, extra: Mapping[str, Any]) -> PluginSettings:
         """Raises ConfigError for an unknown key or a value of the wrong type."""
-        valid = [entry.name for entry in fields(cls)]
-        for key in extra:
-            if key not in valid:
-                near = difflib.get_close_matches(key, valid, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid)}"
-                raise ConfigError(f"kv_connector_extra_config.{key}: unknown key, {hint}")
-        settings = cls(**extra)
-        if not (settings.mygo_socket is None or isinstance(settings.mygo_socket, str)):
-            raise ConfigError(
-                f"kv_connector_extra_config.mygo_socket: must be a path, not {settings.mygo_socket!r}"
-            )
-        if not isinstance(settings.sibling_hold, bool):
-            raise ConfigError(
-                "kv_connector_extra_config.sibling_hold: must be true or false, "
-                f"not {settings.sibling_hold!r}"
-            )
+        _check_keys(cls, extra, _WHERE)
+        rest = {key: value for key, value in extra.items() if key != "tiers"}
+        settings = cls(**rest, tiers=TierSettings.parse(extra.get("tiers") or {}, f"{_WHERE}.tiers"))
+        _check_value(settings.mygo_socket, None, f"{_WHERE}.mygo_socket")
+        _check_value(settings.sibling_hold, True, f"{_WHERE}.sibling_hold")
         return settings
 
 
-def engine_arguments(socket_path: str | None = None, *, sibling_hold: bool = True) -> dict[str, Any]:
+def _check_keys(cls: type, given: Mapping[str, Any], where: str) -> None:
+    valid = [entry.name for entry in fields(cls)]
+    for key in given:
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid)}"
+            raise ConfigError(f"{where}.{key}: unknown key, {hint}")
+
+
+def _check_value(value: object, default: object, name: str) -> None:
+    """A key's type is that of its default; one whose default is None names a file, or is null."""
+    match default:
+        case None:
+            good, expected = value is None or isinstance(value, str), "a path, or null"
+        case bool():
+            good, expected = isinstance(value, bool), "true or false"
+        case int():
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            expected = "a whole number, 0 or more"
+        case float():
+            good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+            expected = "a number, 0 or more"
+        case _:
+            good, expected = isinstance(value, str), "text"
+    if not good:
+        raise ConfigError(f"{name}: must be {expected}, not {value!r}")
+
+
+def engine_arguments(
+    socket_path: str | None = None, *, sibling_hold: bool = True, tiers: TierSettings | None = None
+) -> dict[str, Any]:
     """vLLM engine arguments that load the plugin; merge them into AsyncEngineArgs or engine_kwargs.
 
     ``socket_path`` is the path of a listening ReportReceiver, or None to report nothing. Block
     hashes are SHA-256 over CBOR: the same in every process, and not to be forged.
     """
-    settings = PluginSettings(mygo_socket=socket_path, sibling_hold=sibling_hold)
+    settings = PluginSettings(
+        mygo_socket=socket_path, sibling_hold=sibling_hold, tiers=tiers or TierSettings()
+    )
     return {
         "enable_prefix_caching": True,
         "prefix_caching_hash_algo": "sha256_cbor",

@@ -108,7 +108,7 @@ def test_engine_arguments_come_back_as_settings_when_vllm_hands_them_over() -> N
     ("extra", "message"),
     [
         ({"mygo_sockt": "/s"}, "mygo_sockt: unknown key, did you mean mygo_socket"),
-        ({"mygo_socket": 3}, "mygo_socket: must be a path, not 3"),
+        ({"mygo_socket": 3}, "mygo_socket: must be a path, or null, not 3"),
         ({"sibling_hold": "yes"}, "sibling_hold: must be true or false"),
     ],
 )

@@ -1,13 +1,15 @@
-"""The ledger against a naive model: a set of resident hashes, and every segment walked each time."""
+"""The ledger against a naive model: hashes with their tier, and every segment walked each time."""
 
 from __future__ import annotations
+
+import itertools
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mygo.tree.keys import root_key, segment_key
-from mygo.types import PUBLIC, ResidencyEvent, SegmentKey, SegmentSpan
+from mygo.types import PUBLIC, ResidencyEvent, SegmentKey, SegmentSpan, Tier
 from mygo.vllm_plugin.ledger import MAX_IDLE_OWNERS, Ledger
 
 BLOCK_TOKENS = 4
@@ -32,17 +34,18 @@ def _hashes(segments: list[list[int]]) -> list[bytes]:
 
 class _Cache:
     def __init__(self) -> None:
-        self.resident: set[bytes] = set()
+        self.resident: dict[bytes, Tier] = {}
 
     def ledger(self) -> Ledger:
-        return Ledger(BLOCK_TOKENS, self.resident.__contains__, lambda block_hash: b"id" + block_hash)
+        return Ledger(BLOCK_TOKENS, self.resident.get, lambda block_hash: b"id" + block_hash)
 
-    def store(self, ledger: Ledger, hashes: list[bytes]) -> None:
-        self.resident.update(hashes)
+    def store(self, ledger: Ledger, hashes: list[bytes], tier: Tier = Tier.DEVICE) -> None:
+        self.resident.update(dict.fromkeys(hashes, tier))
         ledger.observe(b"id" + block_hash for block_hash in hashes)
 
     def remove(self, ledger: Ledger, hashes: list[bytes]) -> None:
-        self.resident.difference_update(hashes)
+        for block_hash in hashes:
+            self.resident.pop(block_hash, None)
         ledger.observe(b"id" + block_hash for block_hash in hashes)
 
 
@@ -169,11 +172,11 @@ class LedgerAgainstSets(RuleBasedStateMachine):
         self.ledger.finish(request_id)
         self.untold = True
 
-    @rule(data=st.data())
-    def store(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), tier=st.sampled_from(list(Tier)))
+    def store(self, data: st.DataObject, tier: Tier) -> None:
         known = self.known_hashes()
         if known:
-            self.cache.store(self.ledger, data.draw(st.lists(st.sampled_from(known))))
+            self.cache.store(self.ledger, data.draw(st.lists(st.sampled_from(known))), tier)
             self.untold = True
 
     @rule(data=st.data())
@@ -214,29 +217,27 @@ class LedgerAgainstSets(RuleBasedStateMachine):
             return
         truth = self.truth()
         for key, event in self.told.items():
-            assert (event.prefix_tokens, event.complete) == truth[key]
+            assert (event.prefix_tokens, event.complete, event.tier) == truth[key]
         live = {span.key for path in self.live.values() for span in _spans(path)}
-        missing = {key for key, (prefix_tokens, _) in truth.items() if prefix_tokens} - self.told.keys()
+        missing = {key for key, (prefix_tokens, _, _) in truth.items() if prefix_tokens} - self.told.keys()
         assert not missing & live
         if not self.cache.resident:
             assert len(self.ledger) == len(live)
         # memory: idle segments are bounded by what is resident
         assert len(self.ledger) <= len(live) + MAX_IDLE_OWNERS * len(self.cache.resident)
 
-    def truth(self) -> dict[SegmentKey, tuple[int, bool]]:
-        """(prefix_tokens, complete) of every segment that was ever named."""
-        held: dict[SegmentKey, tuple[int, bool]] = {}
+    def truth(self) -> dict[SegmentKey, tuple[int, bool, Tier]]:
+        """(prefix_tokens, complete, slowest tier) of every segment that was ever named."""
+        held: dict[SegmentKey, tuple[int, bool, Tier]] = {}
         for path in self.paths:
             hashes, start_tokens = _hashes(path), 0
             for span in _spans(path):
                 owned = range(start_tokens // BLOCK_TOKENS, span.end_tokens // BLOCK_TOKENS)
-                prefix_tokens = 0
-                for block in owned:
-                    if hashes[block] not in self.cache.resident:
-                        break
-                    prefix_tokens = (block + 1) * BLOCK_TOKENS
-                whole = bool(owned) and all(hashes[block] in self.cache.resident for block in owned)
-                held[span.key] = (prefix_tokens, whole)
+                tiers = [self.cache.resident.get(hashes[block]) for block in owned]
+                leading = [*itertools.takewhile(bool, tiers)]
+                prefix_tokens = (owned.start + len(leading)) * BLOCK_TOKENS if leading else 0
+                slowest = max((tier for tier in leading if tier), key=list(Tier).index, default=Tier.DEVICE)
+                held[span.key] = (prefix_tokens, bool(owned) and len(leading) == len(tiers), slowest)
                 start_tokens = span.end_tokens
         return held
 

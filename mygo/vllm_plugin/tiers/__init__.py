@@ -1,0 +1,7 @@
+"""Host memory and disk behind the device's KV cache, and who stays where.
+
+The policy is the knowledge tree's (``mygo.tree``); the mechanics are vLLM's offloading, through its
+extension points: its scheduler half told what is worth loading (``scheduler``), its worker half with
+loads that overlap the computation (``worker``, ``copier``), its managers with our replacement
+(``host_policy``, ``disk_order``, ``device_queue``). ``tiers.Tiers`` is what the connector talks to.
+"""

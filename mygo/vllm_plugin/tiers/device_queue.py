@@ -1,0 +1,97 @@
+"""The device's replacement: vLLM's free queue, with cached blocks in the knowledge tree's order.
+
+vLLM takes blocks for new tokens from the head of this queue, so the order in which freed blocks stand in
+it is its eviction policy: least recently freed first. Here blocks that cache nothing go first, and then
+those that a shelf gives up.
+"""
+
+from __future__ import annotations
+
+from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, KVCacheBlock, get_block_hash
+
+from mygo.tree.shelf import Shelf
+
+
+class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
+    """Takes the place of ``BlockPool.free_block_queue``, with all that is in it."""
+
+    def __init__(self, replaced: FreeKVCacheBlockQueue, shelf: Shelf) -> None:
+        self.num_free_blocks = replaced.num_free_blocks
+        self.fake_free_list_head = replaced.fake_free_list_head
+        self.fake_free_list_tail = replaced.fake_free_list_tail
+        self._shelf = shelf
+        self._hashes: dict[int, bytes] = {}
+        """By block id: what the blocks cache that the shelf decides on. All others stand in vLLM's list."""
+        self._blocks: dict[bytes, list[KVCacheBlock]] = {}
+        """Cache groups have a block of the same hash each; so may requests that computed it at once."""
+
+    def popleft(self) -> KVCacheBlock:
+        return self.popleft_n(1)[0]
+
+    def popleft_n(self, n: int) -> list[KVCacheBlock]:
+        listed = min(n, self.num_free_blocks - len(self._hashes))
+        taken: list[KVCacheBlock] = super().popleft_n(listed) if listed else []
+        while len(taken) < n:
+            victims = self._shelf.evict(min(n - len(taken), len(self._blocks)))
+            assert victims is not None, "vLLM took more blocks than are free"
+            for victim in victims:
+                taken.extend(self._give(victim))
+        extra = taken[n:]
+        del taken[n:]
+        # the rest of a block's groups is worth nothing by itself: next time it goes first
+        super().prepend_n(extra)
+        return taken
+
+    def remove(self, block: KVCacheBlock) -> None:
+        """A request uses a cached block again."""
+        cached = self._hashes.pop(block.block_id, None)
+        if cached is None:
+            super().remove(block)
+            return
+        self.num_free_blocks -= 1
+        blocks = self._blocks[cached]
+        blocks.remove(block)
+        if not blocks:
+            del self._blocks[cached]
+            self._shelf.lock(cached)
+
+    def append(self, block: KVCacheBlock) -> None:
+        self.append_n([block])
+
+    def append_n(self, blocks: list[KVCacheBlock]) -> None:
+        """Nobody uses these any more; a request's last block comes first."""
+        empty: list[KVCacheBlock] = []
+        for block in blocks:
+            if block.block_hash is None:
+                empty.append(block)
+                continue
+            cached: bytes = get_block_hash(block.block_hash)
+            self._hashes[block.block_id] = cached
+            twins = self._blocks.setdefault(cached, [])
+            twins.append(block)
+            self.num_free_blocks += 1
+            if len(twins) == 1:
+                if cached not in self._shelf:
+                    self._shelf.put(cached)
+                self._shelf.unlock(cached)
+        super().append_n(empty)
+
+    def release(self) -> None:
+        """The cache was emptied: no block is worth more than another."""
+        for cached in list(self._blocks):
+            super().append_n(self._give(cached))
+        self._shelf.clear()
+
+    def get_all_free_blocks(self) -> list[KVCacheBlock]:
+        return [
+            *super().get_all_free_blocks(),
+            *(block for twins in self._blocks.values() for block in twins),
+        ]
+
+    def _give(self, cached: bytes) -> list[KVCacheBlock]:
+        """Take a hash's blocks out; they are counted as free no more."""
+        blocks = self._blocks.pop(cached)
+        for block in blocks:
+            del self._hashes[block.block_id]
+        self.num_free_blocks -= len(blocks)
+        return blocks

@@ -1,0 +1,85 @@
+"""Host memory's replacement: vLLM asks, a shelf of the knowledge tree answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vllm.v1.kv_offload.base import OffloadKey, ReqContext, get_offload_block_hash
+from vllm.v1.kv_offload.cpu.policies.base import CachePolicy, ChunkStatus
+
+from mygo.tree.shelf import Shelf
+
+
+class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
+    """A chunk is one block of one cache group. The groups' chunks of a block stay and leave together.
+
+    vLLM reports accesses here too, but the tree already knows them, from the requests themselves.
+    """
+
+    def __init__(self, cache_capacity: int, shelf: Shelf) -> None:
+        super().__init__(cache_capacity)
+        self._shelf = shelf
+        self._chunks: dict[OffloadKey, ChunkStatus] = {}
+        self._keys: dict[bytes, list[OffloadKey]] = {}
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def holds(self, key: OffloadKey) -> bool:
+        """Also true while the chunk is being written."""
+        return key in self._chunks
+
+    def get(self, key: OffloadKey) -> ChunkStatus | None:
+        return self._chunks.get(key)
+
+    def insert(self, key: OffloadKey, chunk: ChunkStatus) -> None:
+        """The chunk is being written: in use until ``mark_evictable``."""
+        block = get_offload_block_hash(key)
+        self._chunks[key] = chunk
+        self._keys.setdefault(block, []).append(key)
+        self._shelf.put(block)
+
+    def remove(self, key: OffloadKey) -> None:
+        """The chunk could not be written."""
+        block = get_offload_block_hash(key)
+        self._shelf.unlock(block)
+        del self._chunks[key]
+        self._keys[block].remove(key)
+        if not self._keys[block]:
+            del self._keys[block]
+            self._shelf.drop(block)
+
+    def touch(self, keys: Iterable[OffloadKey], req_context: ReqContext) -> None:
+        return
+
+    def mark_evictable(self, key: OffloadKey) -> None:
+        self._shelf.unlock(get_offload_block_hash(key))
+
+    def mark_non_evictable(self, key: OffloadKey) -> None:
+        self._shelf.lock(get_offload_block_hash(key))
+
+    def evict(self, n: int, protected: set[OffloadKey]) -> list[tuple[OffloadKey, ChunkStatus]] | None:
+        """At least ``n`` chunks, whole blocks; None, and nothing is changed, if there are fewer."""
+        kept = frozenset(get_offload_block_hash(key) for key in protected)
+        victims: list[bytes] = []
+        chunks = 0
+        while chunks < n:
+            # all blocks have as many chunks as the model has cache groups: mostly one
+            blocks = self._shelf.evict(-(-(n - chunks) // self._groups), kept)
+            if blocks is None:
+                for block in victims:
+                    self._shelf.put(block)
+                    self._shelf.unlock(block)
+                return None
+            victims.extend(blocks)
+            chunks += sum(len(self._keys[block]) for block in blocks)
+        return [(key, self._chunks.pop(key)) for block in victims for key in self._keys.pop(block)]
+
+    def clear(self) -> None:
+        self._chunks.clear()
+        self._keys.clear()
+        self._shelf.clear()
+
+    @property
+    def _groups(self) -> int:
+        return max(1, len(self._chunks) // max(1, len(self._keys)))

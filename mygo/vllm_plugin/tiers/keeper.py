@@ -1,0 +1,51 @@
+"""The knowledge tree of one engine, and a shelf for each tier on which it decides."""
+
+from __future__ import annotations
+
+from mygo.tree.cost import StepCost
+from mygo.tree.knowledge import KnowledgeTree
+from mygo.tree.policies import make
+from mygo.tree.shelf import Shelf
+from mygo.types import Tier
+from mygo.vllm_plugin.settings import TierSettings
+
+
+class Keeper:
+    """A shelf is None where the engine has no such tier, or vLLM decides itself."""
+
+    def __init__(
+        self,
+        settings: TierSettings,
+        cost: StepCost,
+        *,
+        block_tokens: int,
+        device_tokens: int,
+        host_tokens: int,
+        disk_tokens: int,
+    ) -> None:
+        self.tree = KnowledgeTree(
+            block_tokens=block_tokens,
+            prefill_s=cost.prefill_s,
+            lookahead_tokens=int(settings.lookahead_share * max(device_tokens, host_tokens)),
+        )
+        policies = {
+            Tier.DEVICE: (settings.device_policy, device_tokens),
+            Tier.HOST: (settings.policy, host_tokens),
+            Tier.DISK: (settings.policy, disk_tokens),
+        }
+        shelves = {
+            tier: Shelf(
+                self.tree,
+                tier,
+                make(name, self.tree, tokens, look_ahead=settings.lookahead_share > 0),
+                mirrors_first=tier is Tier.HOST,
+            )
+            for tier, (name, tokens) in policies.items()
+            if tokens and name != "vllm"
+        }
+        self.device = shelves.get(Tier.DEVICE)
+        self.host = shelves.get(Tier.HOST)
+        self.disk = shelves.get(Tier.DISK)
+
+    def __repr__(self) -> str:
+        return f"Keeper({self.tree!r}, {self.device!r}, {self.host!r}, {self.disk!r})"

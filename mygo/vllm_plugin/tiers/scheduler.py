@@ -1,0 +1,240 @@
+"""The scheduler's half of the tiers: vLLM's offloading, told how much of a prompt is worth loading.
+
+vLLM's own half loads whatever a slower tier has, before the request may run. This one asks first whether
+computing would be sooner (``tree.loading``), and lets host copies run beside the computation where that is
+sooner still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from itertools import groupby
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler import (
+    OffloadingConnectorScheduler,
+)
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.kv_offload.base import OffloadKey, ReqContext
+from vllm.v1.outputs import KVConnectorOutput
+from vllm.v1.request import Request
+
+from mygo.tree.cost import StepCost
+from mygo.tree.loading import Link, LoadPlan, Run, plan_load
+from mygo.types import Tier
+from mygo.vllm_plugin.disk.tier import DiskTier
+from mygo.vllm_plugin.tiers.disk_order import DiskOrder
+from mygo.vllm_plugin.tiers.host_policy import TreeCachePolicy
+from mygo.vllm_plugin.tiers.keeper import Keeper
+from mygo.vllm_plugin.tiers.links import Speed
+from mygo.vllm_plugin.tiers.prefetch import Prefetch
+from mygo.vllm_plugin.tiers.spec import TierSpec
+from mygo.vllm_plugin.tiers.worker import TierMetadata
+
+# Until something was measured: a PCIe 4 link and a common NVMe drive.
+GUESSED_HOST_BYTES_PER_S = 20e9
+GUESSED_DISK_BYTES_PER_S = 2e9
+
+
+class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
+    """One per engine. ``gate``: compute what would take longer to load. ``layerwise``: host copies may run
+    beside the computation."""
+
+    def __init__(
+        self,
+        spec: TierSpec,
+        vllm_config: VllmConfig,
+        kv_cache_config: KVCacheConfig,
+        keeper: Keeper,
+        cost: StepCost,
+        device_tokens: Callable[[Request], int],
+        *,
+        gate: bool,
+        layerwise: bool,
+        prefetch: bool,
+    ) -> None:
+        super().__init__(spec, vllm_config, kv_cache_config)
+        assert keeper.host is not None
+        self._host = TreeCachePolicy(spec.num_chunks, keeper.host)
+        # vLLM makes a policy from a name alone, which could not know this engine's tree
+        self.manager.primary_tier._policy = self._host
+        self._disk: DiskTier | None = next(iter(self.manager.secondary_tiers), None)
+        if self._disk is not None and self._disk.store is not None:
+            assert keeper.disk is not None
+            self._disk.store.attach(DiskOrder(keeper.disk))
+        self._tree = keeper.tree
+        self._prefetch: Prefetch | None = None
+        if prefetch and self._disk is not None:
+            self._prefetch = Prefetch(
+                self.manager,
+                lambda: (request_id for request_id, _ in self._tree.waiting),
+                self._worth_reading,
+                self._unwanted_blocks,
+                self._prefill_s,
+            )
+        self._device_tokens = device_tokens
+        self._cost = cost
+        self._gate = gate
+        # a hybrid model's groups are allocated in ways that only vLLM's own load path knows
+        self._may_overlap = layerwise and len(kv_cache_config.kv_cache_groups) == 1
+        self._layers = max(len(group.layer_names) for group in kv_cache_config.kv_cache_groups)
+        self._group = self._lookup_groups[0]
+        self._bytes_per_token = spec.kv_bytes_per_token
+        self.host_speed = Speed(GUESSED_HOST_BYTES_PER_S)
+        self._plans: dict[str, LoadPlan] = {}
+        """What was last decided for each request that is not admitted yet."""
+        self._layerwise_jobs: set[int] = set()
+        """Loads that this step's own computation reads."""
+
+    # --- how much to load ------------------------------------------------------------------------
+
+    def get_num_new_matched_tokens(
+        self, request: Request, num_computed_tokens: int, max_num_new_tokens: int | None = None
+    ) -> tuple[int | None, bool]:
+        plan = self._plans[request.request_id] = self._plan(request, num_computed_tokens)
+        self._req_status[request.request_id].max_load_tokens = plan.tokens
+        tokens, _ = super().get_num_new_matched_tokens(request, num_computed_tokens, max_num_new_tokens)
+        if tokens and plan.overlapped:
+            # a load before the computation may bring everything; one beside it must leave a token
+            block_tokens = self.config.kv_group_configs[self._group].tokens_per_block
+            usable_tokens = (request.num_tokens - 1) // block_tokens * block_tokens
+            return min(tokens, usable_tokens - num_computed_tokens), False
+        return tokens, bool(tokens)
+
+    def _plan(self, request: Request, device_tokens: int) -> LoadPlan:
+        runs = list(self._runs(request, device_tokens))
+        everything = sum(run.tokens for run in runs)
+        if not runs or not (self._gate or self._may_overlap) or not self._cost.known:
+            return LoadPlan(everything, 0.0)
+        plan = plan_load(
+            self._cost.prefill_s,
+            device_tokens=device_tokens,
+            prompt_tokens=request.num_tokens,
+            runs=runs,
+            links=self._links(),
+            bytes_per_token=self._bytes_per_token,
+            overlap=self._may_overlap,
+            layers=self._layers,
+        )
+        return plan if self._gate else LoadPlan(everything, plan.predicted_s, plan.overlapped)
+
+    def _runs(self, request: Request, device_tokens: int) -> Iterator[Run]:
+        """What the slower tiers hold right behind ``device_tokens``, in prompt order."""
+        status = self._req_status[request.request_id]
+        status.update_offload_keys()
+        block_tokens = self.config.kv_group_configs[self._group].tokens_per_block
+        keys = status.group_states[self._group].offload_keys[device_tokens // block_tokens :]
+        for tier, run in groupby(keys, self.tier_of):
+            if tier is None:
+                return
+            yield Run(tier, sum(block_tokens for _ in run))
+
+    def tier_of(self, key: OffloadKey) -> Tier | None:
+        """The fastest tier here that has a block, or is just being given it."""
+        if self._host.holds(key):
+            return Tier.HOST
+        store = self._disk.store if self._disk is not None else None
+        return Tier.DISK if store is not None and store.holds(key) else None
+
+    def _links(self) -> dict[Tier, Link]:
+        loading = sum(len(job.keys) for job in self._jobs.values() if not job.is_store)
+        chunk_bytes = self._bytes_per_token * self.config.kv_group_configs[self._group].tokens_per_block
+        links = {Tier.HOST: Link(self.host_speed.bytes_per_s, int(loading * chunk_bytes))}
+        store = self._disk.store if self._disk is not None else None
+        if store is not None:
+            speed = store.speed.bytes_per_s or GUESSED_DISK_BYTES_PER_S
+            links[Tier.DISK] = Link(speed, store.queued_read_bytes)
+        return links
+
+    # --- reading ahead ---------------------------------------------------------------------------
+
+    def _worth_reading(self, request_id: str) -> tuple[ReqContext, list[OffloadKey]] | None:
+        status = self._req_status.get(request_id)
+        if status is None or status.req.skip_reading_prefix_cache:
+            return None
+        device_tokens = self._device_tokens(status.req)
+        plan = self._plan(status.req, device_tokens)
+        block_tokens = self.config.kv_group_configs[self._group].tokens_per_block
+        first = device_tokens // block_tokens
+        keys = status.group_states[self._group].offload_keys[first : first + plan.tokens // block_tokens]
+        return status.req_context, [key for key in keys if self.tier_of(key) is Tier.DISK]
+
+    def _unwanted_blocks(self) -> int:
+        """Host blocks that are free, or could be without taking them from a waiting request."""
+        primary = self.manager.primary_tier
+        free = primary._get_num_free_chunks() + primary._num_evictable_cache_chunks
+        return int(free - self._tree.waiting.protected_tokens // self._tree.block_tokens)
+
+    def _prefill_s(self, request_id: str) -> float:
+        status = self._req_status.get(request_id)
+        return self._cost.prefill_s(0, status.req.num_tokens) if status is not None else 0.0
+
+    # --- loads beside the computation ------------------------------------------------------------
+
+    def update_state_after_alloc(
+        self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
+    ) -> None:
+        plan = self._plans.pop(request.request_id, None)
+        if not num_external_tokens or plan is None or not plan.overlapped:
+            super().update_state_after_alloc(request, blocks, num_external_tokens)
+            return
+        status = self._req_status[request.request_id]
+        super().update_state_after_alloc(
+            request, self._as_unfilled(blocks, status.num_locally_computed_tokens), num_external_tokens
+        )
+        self._layerwise_jobs |= status.transfer_jobs
+
+    def _as_unfilled(self, blocks: KVCacheBlocks, computed_tokens: int) -> Any:
+        """vLLM finds what to load by blocks without a hash. In a step that also computes them, blocks are
+        hashed as soon as they are allocated: show them as they were before."""
+        block_tokens = self.config.kv_group_configs[self._group].tokens_per_block
+        computed = computed_tokens // block_tokens
+        (group,) = blocks.blocks
+        shown = [
+            SimpleNamespace(
+                block_id=block.block_id,
+                is_null=block.is_null,
+                block_hash=block.block_hash if number < computed else None,
+            )
+            for number, block in enumerate(group)
+        ]
+        return SimpleNamespace(blocks=(shown,))
+
+    def _build_store_jobs(self, scheduler_output: SchedulerOutput) -> Any:
+        """vLLM stores nothing of a request that is loading: what this step computes goes with the next."""
+        loading = self._loading()
+        if loading:
+            scheduler_output = copy(scheduler_output)
+            scheduler_output.num_scheduled_tokens = {
+                request_id: tokens
+                for request_id, tokens in scheduler_output.num_scheduled_tokens.items()
+                if request_id not in loading
+            }
+            scheduler_output.finished_req_ids = scheduler_output.finished_req_ids - loading
+        return super()._build_store_jobs(scheduler_output)
+
+    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> TierMetadata:
+        if self._prefetch is not None:
+            self._prefetch.step()
+        if scheduler_output.preempted_req_ids:
+            # vLLM waits for the stores of preempted requests and knows no loads of running ones. Those are
+            # over when the step that reads them is, and so before the blocks are used again.
+            scheduler_output = copy(scheduler_output)
+            scheduler_output.preempted_req_ids -= self._loading()
+        meta = super().build_connector_meta(scheduler_output)
+        jobs, self._layerwise_jobs = self._layerwise_jobs, set()
+        return TierMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush, jobs)
+
+    def _loading(self) -> set[str]:
+        return {job.req_id for job in self._jobs.values() if not job.is_store}
+
+    def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        meta = connector_output.kv_connector_worker_meta
+        if meta is not None:
+            self.host_speed.observe(meta.transfer_stats.load.bytes, meta.transfer_stats.load.time)
+        super().update_connector_output(connector_output)

@@ -1,0 +1,200 @@
+"""All that an engine's scheduler does about tiers, behind one object; the connector calls it.
+
+A request passes through ``begin`` (it waits), ``matched`` in each step until it is admitted, ``admitted``
+and ``finished``. Each step calls ``plan_step`` when it is scheduled, ``heard`` when the workers have
+answered, and ``step_ended`` last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+
+from vllm.config import VllmConfig
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
+from vllm.distributed.kv_transfer.kv_connector.v1.offloading.config import build_offloading_config
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.kv_offload.base import get_offload_block_hash, make_offload_key
+from vllm.v1.metrics.cache_hit_source import CacheHitSource
+from vllm.v1.outputs import KVConnectorOutput
+from vllm.v1.request import Request
+
+from mygo.tree.cost import StepCost
+from mygo.types import Tier
+from mygo.vllm_plugin.device_cache import DeviceCache
+from mygo.vllm_plugin.settings import TierSettings
+from mygo.vllm_plugin.tiers.device_queue import TreeFreeQueue
+from mygo.vllm_plugin.tiers.keeper import Keeper
+from mygo.vllm_plugin.tiers.meter import StepMeter
+from mygo.vllm_plugin.tiers.scheduler import TierScheduler
+from mygo.vllm_plugin.tiers.spec import TierSpec, native_settings
+from mygo.vllm_plugin.tiers.worker import TierWorker
+
+
+def offloading_config(vllm_config: VllmConfig, settings: TierSettings) -> VllmConfig:
+    """The engine's configuration as vLLM's offloading reads it: with its own keys in place of ours."""
+    native = copy(vllm_config)
+    native.kv_transfer_config = copy(vllm_config.kv_transfer_config)
+    native.kv_transfer_config.kv_connector_extra_config = native_settings(settings)
+    return native
+
+
+def make_worker(
+    vllm_config: VllmConfig, kv_cache_config: KVCacheConfig, settings: TierSettings
+) -> TierWorker:
+    """The half that runs beside the model."""
+    native = offloading_config(vllm_config, settings)
+    return TierWorker(TierSpec(build_offloading_config(native, kv_cache_config)), native, kv_cache_config)
+
+
+class Tiers:
+    """The scheduler's half: the knowledge tree, the tiers that it rules, and what they cost."""
+
+    def __init__(
+        self,
+        settings: TierSettings,
+        vllm_config: VllmConfig,
+        kv_cache_config: KVCacheConfig,
+        manager: KVCacheManager,
+        cache: DeviceCache,
+        clock: Callable[[], float],
+    ) -> None:
+        self._cache = cache
+        self.cost = StepCost(vllm_config.scheduler_config.max_num_batched_tokens)
+        self._meter = StepMeter(self.cost, clock)
+        self._requests: dict[str, Request] = {}
+        self._matched_tokens: dict[str, int] = {}
+        """Of waiting requests: tokens on the device when last looked."""
+        spec: TierSpec | None = None
+        host_tokens = 0
+        native = offloading_config(vllm_config, settings)
+        if settings.host_bytes:
+            spec = TierSpec(build_offloading_config(native, kv_cache_config))
+            host_tokens = int(settings.host_bytes / spec.kv_bytes_per_token)
+        self.keeper = Keeper(
+            settings,
+            self.cost,
+            block_tokens=cache.block_tokens,
+            device_tokens=cache.capacity_tokens,
+            host_tokens=host_tokens,
+            disk_tokens=int(settings.disk_bytes / spec.kv_bytes_per_token) if spec else 0,
+        )
+        self._queue: TreeFreeQueue | None = None
+        if self.keeper.device is not None:
+            pool = manager.block_pool
+            self._queue = pool.free_block_queue = TreeFreeQueue(pool.free_block_queue, self.keeper.device)
+        self._offload: TierScheduler | None = None
+        if spec is not None:
+            self._offload = TierScheduler(
+                spec,
+                native,
+                kv_cache_config,
+                self.keeper,
+                self.cost,
+                cache.cached_tokens,
+                gate=settings.load_gate,
+                layerwise=settings.layerwise,
+                prefetch=settings.prefetch,
+            )
+
+    # --- a request -------------------------------------------------------------------------------
+
+    def begin(self, request: Request, segment_ends: Sequence[int]) -> None:
+        """A request came; ``segment_ends`` is empty if it brought no segment map."""
+        self._requests[request.request_id] = request
+        self.keeper.tree.begin(request.request_id, self._cache.hashes(request), segment_ends)
+        if self._offload is not None:
+            self._offload.on_new_request(request)
+
+    def matched(self, request: Request, device_tokens: int) -> tuple[int | None, bool]:
+        """Tokens to load behind those on the device, and whether before the request may run.
+
+        None: it is not known yet; ask again in the next step.
+        """
+        self._matched_tokens[request.request_id] = device_tokens
+        if self._offload is None:
+            return 0, False
+        return self._offload.get_num_new_matched_tokens(request, device_tokens)
+
+    def admitted(self, request: Request, blocks: KVCacheBlocks, loaded_tokens: int) -> None:
+        """The request got its blocks; the last ``loaded_tokens`` cached ones are to be loaded."""
+        device_tokens = self._matched_tokens.pop(request.request_id, None)
+        if device_tokens is not None:  # None: its load has ended, and it was admitted when that began
+            self.keeper.tree.admitted(request.request_id, device_tokens + loaded_tokens)
+        if self._offload is not None:
+            self._offload.update_state_after_alloc(request, blocks, loaded_tokens)
+
+    def sources(self, request: Request, loaded_tokens: int) -> dict[CacheHitSource, int]:
+        """From which tiers the tokens to be loaded come."""
+        if self._offload is None:
+            return {}
+        sources: dict[CacheHitSource, int] = self._offload.get_external_cache_hit_sources(
+            request, loaded_tokens
+        )
+        return sources
+
+    def finished(self, request: Request) -> None:
+        """The request is over, in whatever way. Its blocks are freed next."""
+        request_id = request.request_id
+        if self._requests.pop(request_id, None) is None:
+            return
+        self._matched_tokens.pop(request_id, None)
+        prompt_blocks = request.num_prompt_tokens // self._cache.block_tokens
+        self.keeper.tree.extend(request_id, self._cache.hashes(request)[prompt_blocks:])
+        self.keeper.tree.finished(request_id)
+        if self._offload is not None:
+            self._offload.request_finished(request)
+
+    # --- a step ----------------------------------------------------------------------------------
+
+    def plan_step(self, output: SchedulerOutput) -> KVConnectorMetadata:
+        """What the workers are to move in this step."""
+        if self._offload is None:
+            self._meter.scheduled(output, self._requests, measurable=True)
+            return KVConnectorMetadata()
+        meta = self._offload.build_connector_meta(output)
+        self._meter.scheduled(output, self._requests, measurable=not meta.layerwise_jobs)
+        return meta
+
+    def heard(self, output: KVConnectorOutput) -> None:
+        """What the workers have moved."""
+        if self._offload is not None:
+            self._offload.update_connector_output(output)
+
+    def step_ended(self) -> list[bytes]:
+        """Blocks that came to a slower tier or left one since the last step."""
+        self._meter.ended()
+        if self._offload is None:
+            return []
+        return [
+            get_offload_block_hash(key) for event in self._offload.manager.take_events() for key in event.keys
+        ]
+
+    # --- facts -----------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Copies are under way that must be heard of even if nobody computes."""
+        return self._offload is not None and bool(self._offload.has_pending_push_work())
+
+    def tier_of(self, block: bytes) -> Tier | None:
+        """The fastest tier besides the device that holds the block, ready to be read."""
+        if self._offload is None:
+            return None
+        return self._offload.tier_of(make_offload_key(block, self._cache.group_id))
+
+    def cleared(self) -> None:
+        """The device's cache was emptied."""
+        if self._queue is not None:
+            self._queue.release()
+
+    def reset(self) -> None:
+        """Forget host memory too; the disk keeps what it has."""
+        if self._offload is not None:
+            self._offload.reset_cache()
+
+    def shutdown(self) -> None:
+        if self._offload is not None:
+            self._offload.shutdown()
