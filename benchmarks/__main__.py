@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
+from benchmarks.arguments import count, positive, whole_number
 from benchmarks.harness.machine import available_gb, kv_bytes_per_token, usable_cores
 from benchmarks.harness.manifest import known_groups, manifest_of
 from benchmarks.harness.plan import check_loads, groups, parse_load
@@ -99,7 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, console: Console) -> None:
     """Raises MygoError for options that make no run, RuntimeError if a system does not start."""
-    names = choose(options.systems.split(",")) if options.systems else _installed(options.size, console)
+    names = (
+        choose(options.systems.split(","))
+        if options.systems is not None
+        else _installed(options.size, console)
+    )
     if options.aa:
         names = [each for name in names for each in (name, name)]
     baseline = BASELINE if BASELINE in names else names[0]
@@ -195,15 +200,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--trace", type=Path, metavar="PATH", help="recorded trace (RAGPulse, Mooncake, or ours)"
     )
-    add("--requests", type=_count, metavar="N", help="length of the trace")
-    add("--per-round", type=_count, metavar="N", help="requests that a system serves in its turn")
+    add("--requests", type=count, metavar="N", help="length of the trace")
+    add("--per-round", type=count, metavar="N", help="requests that a system serves in its turn")
     add("--load", action="append", metavar="LOAD", help="closed:N, open:R (requests/s), open:P%%; repeatable")
-    add("--token-scale", type=float, metavar="F", help="multiplies the lengths of texts")
-    add("--output-tokens", type=_count, metavar="N", help="longest answer")
-    add("--kv-tokens", type=_count, metavar="N", help="device KV per worker")
-    add("--host-kv-tokens", type=_count, metavar="N", help="host tier, where there is one")
+    add("--token-scale", type=positive, metavar="F", help="multiplies the lengths of texts")
+    add("--output-tokens", type=count, metavar="N", help="longest answer")
+    add("--kv-tokens", type=count, metavar="N", help="device KV per worker")
+    add("--host-kv-tokens", type=count, metavar="N", help="host tier, where there is one")
     add("--throttle", metavar="GPU", help=f"slow tiers down to a GPU's ratios: {', '.join(GPUS)}")
-    add("--seed", type=int, default=1)
+    add("--seed", type=whole_number, default=1)
     add("--out", type=Path, metavar="DIR", help="where results go (default: results/bench/smoke or full)")
     add("--report", action="store_true", help="write the report of --out again and run nothing")
     add("--list", action="store_true", help="name the systems, and why one cannot run here")
@@ -222,12 +227,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         if getattr(options, name) is None:
             setattr(options, name, getattr(size, name))
     return options
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
 The real one is vLLM on this machine's CPU with MyGO's plugin. Before, between and after the rounds its
 T(cached, new) and decode rate are measured, as a worker measures them; from those that enclose a round the
 emulated engine is calibrated for it. The trace has Zipf reuse, a cache smaller than its documents, and
-arrivals that keep the engine half busy. Prints a table, writes JSON; exit status 1 if mean TTFT differs
-by more than 15 % or the token hit ratio by more than 2 points.
+arrivals that keep the engine half busy. Prints a table; writes every request as JSON, which other reports
+quote, and the table as Markdown beside it. Exit status 1 if mean TTFT differs by more than 15 % or the token
+hit ratio by more than 2 points.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import json
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import folders
+from benchmarks.accept import revision
+from benchmarks.arguments import count, whole_number
 from benchmarks.engine_pair import (
     SETTINGS,
     Served,
@@ -35,11 +40,12 @@ from benchmarks.engine_pair import (
     start_engine,
 )
 from benchmarks.harness.machine import cpu_name, kv_bytes_per_token
+from benchmarks.report.validation import KEPT, last_check
 from mygo import models
 from mygo.config import Config
 from mygo.emulation import profile as profiles
 from mygo.emulation.profile import EngineProfile
-from mygo.errors import MygoError
+from mygo.errors import ConfigError, MygoError
 
 TTFT_BOUND = 0.15
 HIT_BOUND = 0.02
@@ -123,47 +129,93 @@ def pooled(comparisons: Sequence[Comparison]) -> Comparison:
     )
 
 
-def print_table(console: Console, total: Comparison) -> None:
-    table = Table("", "real engine", "emulated", "difference", "bound", box=None)
+HEAD = ("", "real engine", "emulated", "difference", "bound")
+
+
+def table_rows(total: Comparison) -> list[tuple[str, ...]]:
+    """Cells under ``HEAD``."""
     real, emulated = total.real, total.emulated
-    table.add_row(
-        "mean TTFT",
-        f"{mean_ttft_s(real):.3f} s",
-        f"{mean_ttft_s(emulated):.3f} s",
-        f"{total.ttft_error:+.1%}",
-        f"{TTFT_BOUND:.0%}",
-    )
+    rows: list[tuple[str, ...]] = [
+        (
+            "mean TTFT",
+            f"{mean_ttft_s(real):.3f} s",
+            f"{mean_ttft_s(emulated):.3f} s",
+            f"{total.ttft_error:+.1%}",
+            f"{TTFT_BOUND:.0%}",
+        )
+    ]
     for name, rank in (("p50 TTFT", 50), ("p95 TTFT", 95)):
         values = [
             statistics.quantiles([one.ttft_s for one in side], n=100)[rank - 1] for side in (real, emulated)
         ]
-        table.add_row(
-            name, f"{values[0]:.3f} s", f"{values[1]:.3f} s", f"{values[1] / values[0] - 1:+.1%}", ""
+        difference = f"{values[1] / values[0] - 1:+.1%}"
+        rows.append((name, f"{values[0]:.3f} s", f"{values[1]:.3f} s", difference, ""))
+    rows.append(
+        (
+            "token hit ratio",
+            f"{hit_ratio(real):.1%}",
+            f"{hit_ratio(emulated):.1%}",
+            f"{total.hit_error * 100:+.2f} points",
+            f"{HIT_BOUND * 100:.0f} points",
         )
-    table.add_row(
-        "token hit ratio",
-        f"{hit_ratio(real):.1%}",
-        f"{hit_ratio(emulated):.1%}",
-        f"{total.hit_error * 100:+.2f} points",
-        f"{HIT_BOUND * 100:.0f} points",
     )
+    return rows
+
+
+def print_table(console: Console, total: Comparison) -> None:
+    table = Table(*HEAD, box=None)
+    for row in table_rows(total):
+        table.add_row(*row)
     console.print(table)
+
+
+def write(out: Path, rounds: Sequence[Round], seed: int, commit: str) -> None:
+    """``out`` (JSON, every request), and a table with the same name in Markdown."""
+    total = pooled([run.comparison for run in rounds])
+    found = {
+        "commit": commit,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": cpu_name(),
+        "settings": asdict(SETTINGS),
+        "seed": seed,
+        "ttft_error": total.ttft_error,
+        "ttft_bound": TTFT_BOUND,
+        "hit_error": total.hit_error,
+        "hit_bound": HIT_BOUND,
+        "within_bounds": total.within_bounds,
+        "rounds": [asdict(run) for run in rounds],
+    }
+    out.write_text(json.dumps(found, indent=1) + "\n")
+    lines = [HEAD, ("---", *("---:" for _ in HEAD[1:])), *table_rows(total)]
+    by_round = "; ".join(
+        f"TTFT {run.comparison.ttft_error:+.1%}, hits {100 * run.comparison.hit_error:+.2f} points"
+        for run in rounds
+    )
+    out.with_suffix(".md").write_text(
+        f"# The emulated engine beside the real one\n\n{last_check(out)}\n\n"
+        + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        + f"\n\nRound by round: {by_round}.\n"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.emulation_check", description=__doc__)
     add = parser.add_argument
-    add("--rounds", type=int, default=3)
-    add("--requests", type=int, default=60, help="per round")
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, default=Path("results/emulation_check.json"))
+    add("--rounds", type=count, default=3)
+    add("--requests", type=count, default=60, help="per round")
+    add("--seed", type=whole_number, default=0)
+    add("--out", type=Path, default=KEPT, help=f"JSON file (default: {KEPT})")
     add("--profile", type=Path, help="keep the last calibration as an engine profile, for `mygo simulate`")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.requests < 2:
-        parser.error("--rounds must be at least 1 and --requests at least 2")
+    if options.requests < 2:
+        parser.error("--requests must be at least 2")
     console = Console()
     config = Config()
+    commit = revision()  # of the code that runs, which may change meanwhile
     try:
+        folders.made(options.out.parent)
+        if options.out.is_dir():
+            raise ConfigError(f"--out {options.out}: is a folder; give the path of a JSON file")
         model_path = models.resolve(config.model.source, config.cluster.cache_dir, progress=True)
         rounds = asyncio.run(check(model_path, options.rounds, options.requests, options.seed, console))
     except MygoError as error:
@@ -171,22 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     total = pooled([run.comparison for run in rounds])
     print_table(console, total)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(
-        json.dumps(
-            {
-                "machine": cpu_name(),
-                "settings": asdict(SETTINGS),
-                "seed": options.seed,
-                "ttft_error": total.ttft_error,
-                "hit_error": total.hit_error,
-                "within_bounds": total.within_bounds,
-                "rounds": [asdict(run) for run in rounds],
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    write(options.out, rounds, options.seed, commit)
     if options.profile is not None:
         profiles.store(options.profile, rounds[-1].profile)
     console.print(f"{'within' if total.within_bounds else 'OUT OF'} bounds; every request: {options.out}")

@@ -29,6 +29,7 @@ from benchmarks.cluster_routing.plots import draw
 from benchmarks.cluster_routing.report import as_dict, markdown
 from benchmarks.cluster_routing.store import Store
 from benchmarks.cluster_routing.study import Study
+from benchmarks.report.validation import last_check
 from mygo.emulation import profile as profiles
 from mygo.errors import ConfigError, MygoError
 
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     command = " ".join(["python -m benchmarks.cluster_routing", *(arguments or sys.argv[1:])])
     origin = f"Commit {commit}, `{command}`"
-    text = markdown(study, setting, origin, draw(study, options.out))
+    text = markdown(study, setting, origin, draw(study, options.out), last_check())
     (options.out / "report.md").write_text(text)
     (options.out / "report.json").write_text(json.dumps(as_dict(study, setting, origin), indent=1) + "\n")
     Console(width=180 if not sys.stdout.isatty() else None).print(Markdown(text))

@@ -18,8 +18,10 @@ HEAD = (
 )
 
 
-def markdown(study: Sequence[CellRuns], setting: Setting, origin: str, plots: Sequence[str]) -> str:
-    """The whole report. ``origin``: commit and command."""
+def markdown(
+    study: Sequence[CellRuns], setting: Setting, origin: str, plots: Sequence[str], validation: str
+) -> str:
+    """The whole report. ``origin``: commit and command; ``validation``: what is known of the emulation."""
     parts = [
         "# Cluster routing, simulated",
         origin,
@@ -34,6 +36,8 @@ def markdown(study: Sequence[CellRuns], setting: Setting, origin: str, plots: Se
         f"`{AFFINITY}` is our re-implementation of it with a tree that forgets, checked against it decision "
         "by decision (`tests/unit/benchmarks/test_cluster_routing_parity.py`). Both have the thresholds that "
         f"were best for `{AFFINITY}` in this cell, ours the defaults.",
+        f"How true it is: {validation} Emulated workers have the device tier only, so no load from another "
+        "tier is in these figures.",
         _verdict(study),
         *(f"![{name}]({name})" for name in plots),
     ]

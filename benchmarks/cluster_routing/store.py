@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import folders
 from mygo.errors import ConfigError
 
 Row = dict[str, Any]
@@ -30,9 +31,8 @@ class Store:
                     f"({found.get(differing[0])}, not {wanted[differing[0]]}); give another folder"
                 )
         else:
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if any(folders.made(folder).iterdir()):
                 raise ConfigError(f"--out {folder}: is there already and holds no study; give another folder")
-            folder.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(wanted, indent=2) + "\n")
         self._runs = folder / "runs.jsonl"
         self._grounds = folder / "grounds.json"

@@ -42,7 +42,10 @@ class Layout:
         can be served after the other by the same servers as if nothing had been before. ``output_tokens``
         bounds the length of answers. Raises ConfigError if a prompt does not fit the model's context.
         """
-
+        for request in trace.requests:
+            # before texts are made, which takes minutes if they are absurdly long
+            if trace.prompt_tokens(request) > self._max_context_tokens:
+                raise self._too_long(trace, request)
         texts = Synthesizer(self._model_path, seed=zlib.crc32(f"{self._seed}/{edition}".encode()))
         return [self._query(trace, request, texts, output_tokens) for request in trace.requests]
 
@@ -71,10 +74,7 @@ class Layout:
             max_tokens=output_tokens,
         )
         if prompt.dropped:
-            raise ConfigError(
-                f"{trace.name}: request {request.number} does not fit the model's context of "
-                f"{self._max_context_tokens} tokens with all its documents: lower --token-scale"
-            )
+            raise self._too_long(trace, request)
         return Query(
             number=request.number,
             arrival_s=request.arrival_s,
@@ -83,4 +83,10 @@ class Layout:
             documents=documents,
             prompt=prompt,
             output_tokens=max(1, output_tokens),
+        )
+
+    def _too_long(self, trace: Trace, request: TraceRequest) -> ConfigError:
+        return ConfigError(
+            f"{trace.name}: request {request.number} does not fit the model's context of "
+            f"{self._max_context_tokens} tokens with all its documents: lower --token-scale"
         )

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import folders
 from mygo.errors import ConfigError
 
 
@@ -96,9 +97,9 @@ class RunFolder:
         living process has taken. Raises ConfigError.
         """
         run = cls(path)
-        if path.exists() and not (path / "run.json").exists() and any(path.iterdir()):
-            raise ConfigError(f"--out {path}: holds other files; give an empty or a new folder")
-        run._raw.mkdir(parents=True, exist_ok=True)
+        if not (folders.made(path) / "run.json").exists():
+            folders.made_empty(path)
+        folders.made(run._raw)
         with (path / "run.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +129,7 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error}); give another folder") from error
+            raise ConfigError(f"--out {path}: cannot be read ({error}); give another folder") from error
         return manifest
 
     def attempt(self, label: str) -> Path:

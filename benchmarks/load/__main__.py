@@ -20,7 +20,9 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
+from benchmarks import folders
 from benchmarks.accept import revision
+from benchmarks.arguments import count, positive, whole_number
 from benchmarks.harness.machine import cpu_name, usable_cores
 from benchmarks.harness.manifest import digest
 from benchmarks.harness.traces import load_trace
@@ -59,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _run(options: argparse.Namespace, console: Console) -> Result:
     """Raises MygoError for options that make no test and for a cluster that does not answer."""
-    if options.out.exists() and any(options.out.iterdir()):
-        raise ConfigError(f"--out {options.out}: holds other files; give an empty or a new folder")
+    if options.out.exists():
+        folders.made_empty(options.out)
     cluster = LocalCluster.find(options.url, options.cluster_pid)
     if options.kill:
         if cluster is None:
@@ -97,7 +99,7 @@ async def _run(options: argparse.Namespace, console: Console) -> Result:
             kill_every_s=options.kill_every_s,
             seed=options.seed,
         )
-        options.out.mkdir(parents=True, exist_ok=True)
+        folders.made(options.out)
         manifest = _manifest(options, trace, status)
         with Board(console) as board:
             if options.profile == "soak" and cluster is None:
@@ -142,17 +144,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--profile", choices=PROFILES, default="steady", help="how the rate goes (default: steady)")
     add(
         "--rate",
-        type=_positive,
+        type=positive,
         default=1.0,
         metavar="R",
         help="requests/s; of a ramp, the first (default: 1)",
     )
-    add(
-        "--duration-s", type=_positive, default=60.0, metavar="S", help="of the test; of a ramp, of each rate"
-    )
+    add("--duration-s", type=positive, default=60.0, metavar="S", help="of the test; of a ramp, of each rate")
     add(
         "--spike-factor",
-        type=_positive,
+        type=positive,
         default=5.0,
         metavar="F",
         help="how many times the rate (default: 5)",
@@ -164,13 +164,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--requests",
-        type=positive_count,
+        type=count,
         default=5_000,
         metavar="N",
         help="of the trace, which then begins again",
     )
-    add("--token-scale", type=_positive, default=1.0, metavar="F", help="multiplies the lengths of texts")
-    add("--output-tokens", type=positive_count, metavar="N", help="longest answer")
+    add("--token-scale", type=positive, default=1.0, metavar="F", help="multiplies the lengths of texts")
+    add("--output-tokens", type=count, metavar="N", help="longest answer")
     add(
         "--tokenizer",
         default=ModelConfig().source,
@@ -178,14 +178,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="whose tokens the trace counts; name the served model to get the trace's exact lengths",
     )
     add("--kill", choices=tuple(ROLES), help="SIGKILL a process of a cluster on this machine")
-    add("--kill-every-s", type=_positive, default=30.0, metavar="N", help="how often (default: 30)")
-    add("--cluster-pid", type=positive_count, metavar="PID", help="its server, if `mygo up` did not start it")
+    add("--kill-every-s", type=positive, default=30.0, metavar="N", help="how often (default: 30)")
+    add("--cluster-pid", type=count, metavar="PID", help="its server, if `mygo up` did not start it")
     add("--api-key", default=os.environ.get("MYGO_API_KEY"), help="(default: $MYGO_API_KEY)")
-    add("--timeout-s", type=_positive, default=300.0, metavar="S", help="a request that takes longer hangs")
-    add("--seed", type=int, default=1, help="of the trace, its documents and the schedule (default: 1)")
+    add("--timeout-s", type=positive, default=300.0, metavar="S", help="a request that takes longer hangs")
+    add(
+        "--seed",
+        type=whole_number,
+        default=1,
+        help="of the trace, its documents and the schedule (default: 1)",
+    )
     add(
         "--questions-from",
-        type=int,
+        type=whole_number,
         default=time.time_ns() // 1_000_000,
         metavar="N",
         help="number of the first question; the default is the time, so that no test repeats another's",
@@ -194,22 +199,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.out = options.out or Path("results/load") / options.profile
     return options
-
-
-def positive_count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks.arguments import count
 from benchmarks.cluster import KEY, Cluster, running_cluster
-from benchmarks.load.__main__ import positive_count
 from mygo import models
 from mygo.config import ClusterConfig
 from mygo.errors import ConfigError
@@ -72,7 +72,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workers", type=positive_count, default=4, metavar="N", help="(default: 4)")
+    parser.add_argument("--workers", type=count, default=4, metavar="N", help="(default: 4)")
     parser.add_argument("--only", action="append", choices=[*STEPS, VLLM_BENCH], help="repeatable")
     parser.add_argument("--out", type=Path, default=Path("results/load/emulated"), metavar="DIR")
     options = parser.parse_args()

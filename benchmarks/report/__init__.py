@@ -1,1 +1,2 @@
-"""From raw requests to figures, comparisons, tables and plots. Only ``write.py`` touches files."""
+"""From raw requests to figures, comparisons, tables and plots. Only ``write.py``, ``plots.py`` and
+``validation.py`` touch files."""

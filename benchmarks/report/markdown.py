@@ -18,14 +18,15 @@ PLOTS = {
 }
 
 
-def render(summary: Summary, plots: Sequence[str]) -> str:
+def render(summary: Summary, plots: Sequence[str], validation: str) -> str:
+    """``validation``: what is known of the emulated engine."""
     parts = [
         "# Benchmark report",
         _conditions(summary),
         _systems(summary),
         *(_load(summary, load) for load in summary.loads),
         _slo(summary),
-        _notes(summary),
+        _notes(summary, validation),
         *(f"![{PLOTS[name]}]({name})" for name in plots),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -175,7 +176,7 @@ def _slo(summary: Summary) -> str:
     )
 
 
-def _notes(summary: Summary) -> str:
+def _notes(summary: Summary, validation: str) -> str:
     lines = [
         "TTFT and e2e count from arrival: retrieval, queues and loading are in them. A ratio is the "
         "baseline's over the system's (above 1: less time), with a 95 % interval from resampled rounds.",
@@ -186,6 +187,8 @@ def _notes(summary: Summary) -> str:
         "equal prompts can part where two tokens are nearly equally likely, because chunks are computed in "
         "other shapes. Systems that reorder documents answer another prompt and are left out.",
         "Open loads: arrivals as in the trace, scaled; each round begins with an empty queue.",
+        "Every row is a real server. Emulated figures are in the reports of `python -m "
+        f"benchmarks.cluster_routing` and `mygo simulate`. {validation}",
     ]
     if summary.missing:
         lines.append(f"**Not finished: {summary.missing} rounds are missing.** The same command goes on.")

@@ -11,6 +11,7 @@ from benchmarks.harness.records import RunFolder
 from benchmarks.report.markdown import render
 from benchmarks.report.plots import draw
 from benchmarks.report.summary import Summary, summarise
+from benchmarks.report.validation import last_check
 from mygo.errors import ConfigError
 
 
@@ -26,7 +27,7 @@ def write_report(out: Path) -> str:
     summary = summarise(manifest, folder.requests, folder.rounds_in_order)
     if not summary.loads:
         raise ConfigError(f"--out {out}: no request has succeeded yet; the errors are in {out}/raw")
-    text = render(summary, draw(summary, out))
+    text = render(summary, draw(summary, out), last_check())
     (out / "report.md").write_text(text)
     (out / "report.json").write_text(json.dumps(_json(summary), indent=2) + "\n")
     return text

@@ -221,7 +221,7 @@ def down(cluster_name: ClusterName = None) -> None:
 @app.command(epilog="Examples: mygo trace ragpulse --requests 500 --out t.jsonl;  mygo trace recorded.jsonl")
 def trace(
     what: Annotated[str, typer.Argument(help="a preset, or a trace file: MyGO's, RAGPulse's, Mooncake's")],
-    seed: Annotated[int | None, typer.Option(help="of a preset; without one, 0")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of a preset; without one, 0")] = None,
     requests: Annotated[int | None, typer.Option(min=1, help="only so many, from the beginning")] = None,
     rate: Annotated[float | None, typer.Option(help="mean requests per second")] = None,
     token_scale: Annotated[float, typer.Option(help="factor on the length of every text of a prompt")] = 1.0,
@@ -268,7 +268,9 @@ def simulate(
     profile: Annotated[str, typer.Option(help="engine profile, by name or JSON file")] = "llama-3-8b-h100",
     requests: Annotated[int | None, typer.Option(min=1)] = None,
     token_scale: Annotated[float, typer.Option(help="shrink every text to this share")] = 1.0,
-    seed: Annotated[int, typer.Option(help="of the trace, if it is a preset, and of routing's ties")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="of the trace, if it is a preset, and of routing's ties")
+    ] = 0,
     out_path: Annotated[
         Path | None, typer.Option("--out", help="folder for JSON, Markdown and a plot")
     ] = None,
@@ -281,6 +283,8 @@ def simulate(
     wish = traces.Wish(what, seed if what in PRESETS else None, requests, None, token_scale)
     setting = simulates.setting(traces.find(wish).trace, profile, seed)
     grid = simulates.grid(workers, kv_gb, rate, policy, order)
+    if out_path is not None:
+        simulates.claim(out_path)
     result = (
         simulates.sweep(setting, grid)
         if plan is None

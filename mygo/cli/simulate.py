@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def grid(workers: str, kv_gb: str, rate: str, policy: str, order: str) -> Grid:
 
 def promise(ttft_s: float, percentile: int) -> Slo:
     """Raises ConfigError for a time or percentile that cannot be."""
-    if not ttft_s > 0:
+    if not 0 < ttft_s < math.inf:
         raise ConfigError(f"--plan: must be seconds above 0, not {ttft_s}")
     if percentile not in (50, 95, 99):
         raise ConfigError(f"--percentile: must be 50, 95 or 99, not {percentile}")
@@ -147,11 +148,18 @@ def show(result: Result) -> None:
             out.print(f"{kv_gb:g} GB of device KV each: [bold]{found.workers} workers[/bold] keep {promise}")
 
 
-def write(result: Result, folder: Path) -> list[Path]:
-    """JSON, Markdown and a plot in ``folder``. Raises ConfigError if it is there and not empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def claim(folder: Path) -> None:
+    """Make ``folder``, before hours are spent. Raises ConfigError if it cannot be made, or holds anything."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: no folder can be there ({error}); give another one") from error
+    if any(folder.iterdir()):
         raise ConfigError(f"--out {folder}: is there already; give a folder that is new or empty")
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write(result: Result, folder: Path) -> list[Path]:
+    """JSON, Markdown and a plot in ``folder``, which ``claim`` has made."""
     written = [folder / "simulation.json", folder / "simulation.md"]
     written[0].write_text(json.dumps(result.as_dict(), indent=2) + "\n")
     written[1].write_text(_markdown(result))
@@ -221,6 +229,6 @@ def _list(option: str, text: str, kind: Callable[[str], T]) -> list[T]:
         kinds = {int: "whole numbers", float: "numbers"}.get(kind, "names")  # type: ignore[call-overload]
         raise ConfigError(f"{option} {text!r}: must be {kinds} with commas between ({error})") from None
     for value in values:
-        if isinstance(value, int | float) and not value > 0:
-            raise ConfigError(f"{option}: must be above 0, not {value}")
+        if isinstance(value, int | float) and not 0 < value < math.inf:
+            raise ConfigError(f"{option}: must be above 0 and finite, not {value}")
     return values

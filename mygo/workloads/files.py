@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mygo.errors import BadTrace
 from mygo.types import DEFAULT_TENANT, PUBLIC, DomainTag, TenantId
 from mygo.workloads import mooncake, ragpulse
-from mygo.workloads.lines import lines_of, malformed, parsed
+from mygo.workloads.lines import lines_of, loosely, malformed, parsed
 from mygo.workloads.trace import Text, TextId, Trace, TraceRequest, Update
 
 FORMAT = "mygo-trace"
@@ -81,11 +81,10 @@ def load(path: Path) -> Trace:
 
     Raises BadTrace if it is none of them, or is malformed; the message names the line.
     """
-    number, line = next(lines_of(path), (1, ""))
-    try:
-        head = json.loads(line)
-    except ValueError:
-        head = None
+    number, line = next(lines_of(path), (0, ""))
+    if not number:
+        raise BadTrace(f"{path}: is empty; give a trace in JSON lines")
+    head = loosely(line)
     if isinstance(head, dict) and "format" in head:
         return _load_ours(path)
     match head.get("hash_ids") if isinstance(head, dict) else None:
@@ -176,6 +175,8 @@ def _load_ours(path: Path) -> Trace:
     for number, kind, name in named:
         if name not in texts:
             raise malformed(path, number, f"names {name!r}, and no text has that id", example=_EXAMPLES[kind])
+    if not requests:
+        raise BadTrace(f"{path}: holds no request; add lines like {_EXAMPLES['request']}")
     return Trace(
         head.name,
         texts,
@@ -188,10 +189,7 @@ def _load_ours(path: Path) -> Trace:
 
 
 def _kind(line: str) -> str | None:
-    try:
-        fields = json.loads(line)
-    except ValueError:
-        return None
+    fields = loosely(line)
     return next((kind for kind in _EXAMPLES if isinstance(fields, dict) and kind in fields), None)
 
 

@@ -3,6 +3,7 @@ field, and what a right line looks like."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -17,9 +18,12 @@ _SHOWN_CHARS = 60
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """(1-based number, text) of each line that is not blank. Raises BadTrace if the file cannot be read."""
+    """(1-based number, text) of each line that is not blank; a byte order mark is no part of the first.
+
+    Raises BadTrace if the file cannot be read.
+    """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
@@ -39,6 +43,14 @@ def parsed(model: type[LineT], line: str, path: Path, number: int, *, example: s
             for problem in error.errors()[:3]
         )
         raise malformed(path, number, problems, example=example) from None
+
+
+def loosely(line: str) -> object:
+    """``line`` as JSON; None if it is none, or is nested too deeply to read."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def malformed(path: Path, number: int, problem: str, *, example: str) -> BadTrace:

@@ -165,7 +165,7 @@ def test_comparison_pairs_seeds_when_a_variant_has_only_the_first_ones() -> None
 
 
 def test_report_says_slower_when_a_baseline_wins() -> None:
-    text = markdown([runs(round_robin=(0.5, 0.55, 0.45))], SETTING, "Commit c", ["ratios.png"])
+    text = markdown([runs(round_robin=(0.5, 0.55, 0.45))], SETTING, "Commit c", ["ratios.png"], "Checked.")
     assert "**Slower** than a baseline (1 of 1): burst, 8 workers, load 0.6: round_robin 0.50" in text
     assert as_dict([runs()], SETTING, "c")["cells"][0]["rows"][OURS][0]["ttft_mean_s"] == 1.0
 
@@ -174,12 +174,12 @@ def test_report_orders_thresholds_by_the_seeds_that_all_have() -> None:
     """Scenario: the winner ran on all seeds, the later ones of which were slow; another has the first."""
     winner, other = "prefix_affinity min_match=0.1 imbalance=8", "prefix_affinity min_match=0.4 imbalance=8"
     slow = {winner: (1.0, 9.0, 9.0), other: (2.0,), RAYS: (3.0,)}
-    text = markdown([runs(**slow)], SETTING, "Commit c", [])
+    text = markdown([runs(**slow)], SETTING, "Commit c", [], "Checked.")
     assert f"min_match=0.1 imbalance=8: 1.000 s, min_match=0.4 imbalance=8: 2.000 s, {RAYS}: 3.000 s" in text
 
 
 def test_report_gives_no_interval_when_a_weight_ran_on_one_seed() -> None:
-    text = markdown([runs(**{f"{OURS} recompute_weight=0": (1.5,)})], SETTING, "Commit c", [])
+    text = markdown([runs(**{f"{OURS} recompute_weight=0": (1.5,)})], SETTING, "Commit c", [], "Checked.")
     assert "0: 1.50 (one seed)" in text
 
 

@@ -54,13 +54,16 @@ def test_plan_keeps_its_promise_with_no_worker_to_spare(setting: Setting) -> Non
 def test_files_are_written_once_and_say_that_they_are_emulated(setting: Setting, tmp_path: Path) -> None:
     grid = simulates.grid("1,2", "1", "5", "predicted_seconds", "retrieval")
     result = simulates.sweep(setting, grid)
+    simulates.claim(tmp_path / "new")
     written = simulates.write(result, tmp_path / "new")
     assert [path.name for path in written] == ["simulation.json", "simulation.md", "simulation.png"]
     assert json.loads(written[0].read_text())["emulated"] is True
     assert "emulated" in written[1].read_text()
     assert written[2].stat().st_size > 1000
     with pytest.raises(ConfigError, match="is there already"):
-        simulates.write(result, tmp_path / "new")
+        simulates.claim(tmp_path / "new")
+    with pytest.raises(ConfigError, match="no folder can be there"):
+        simulates.claim(written[0])
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,7 @@ def test_files_are_written_once_and_say_that_they_are_emulated(setting: Setting,
     [
         (("x", "1", "", "p", "retrieval"), "--workers 'x': must be whole numbers"),
         (("1", "0", "", "p", "retrieval"), "--kv-gb: must be above 0"),
+        (("1", "inf", "", "p", "retrieval"), "--kv-gb: must be above 0 and finite"),
         (("1", "1", "-2", "p", "retrieval"), "--rate: must be above 0"),
     ],
 )
