@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.accept import revision
+from benchmarks.arguments import count, positive
 from benchmarks.cluster_routing.measure import Setting
 from benchmarks.cluster_routing.plan import FULL, SMOKE, Size
 from benchmarks.cluster_routing.plots import draw
@@ -42,8 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         size = _size(options)
         setting = Setting(options.profile, options.output_scale, options.device_share)
-        if not (options.output_scale > 0 and options.device_share > 0 and options.jobs >= 1):
-            raise ConfigError("--output-scale and --device-share must be above 0, --jobs at least 1")
         profiles.load(setting.profile)
         commit = revision()
         store = Store(options.out, {"commit": commit, "size": asdict(size), "setting": asdict(setting)})
@@ -102,21 +101,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--presets", help="workloads, with commas")
     add("--workers", help="numbers of workers, with commas")
     add("--loads", help="shares of the saturation rate, with commas")
-    add("--seeds", type=int, help="traces per cell")
-    add("--requests-per-worker", type=int)
+    add("--seeds", type=count, help="traces per cell")
+    add("--requests-per-worker", type=count)
     add("--min-matches", help="prefix_affinity's least matches to sweep, with commas")
     add("--imbalances", help="prefix_affinity's imbalances to sweep, with commas")
     add("--recompute-weights", help="of ours, for the sensitivity table, with commas")
-    add("--tuning-seeds", type=int, help="seeds on which thresholds and weights are swept")
+    add("--tuning-seeds", type=count, help="seeds on which thresholds and weights are swept")
     add("--profile", default="llama-3-8b-h100", help="of the emulated engine: a name, or a JSON file")
-    add("--output-scale", type=float, default=0.1, help="factor on the length of answers (0.1)")
+    add("--output-scale", type=positive, default=0.1, help="factor on the length of answers (0.1)")
     add(
         "--device-share",
-        type=float,
+        type=positive,
         default=1 / 3,
         help="a worker's KV as a share of the working set (1/3)",
     )
-    add("--jobs", type=int, default=1, help="processes")
+    add("--jobs", type=count, default=1, help="processes")
     add("--out", type=Path, help="folder of the study (results/cluster_routing/<commit>/smoke or full)")
     options = parser.parse_args(arguments)
     if options.out is None:

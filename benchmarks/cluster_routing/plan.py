@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,15 @@ class Size:
                 raise ConfigError(f"workers: routing needs at least 2, not {count}")
         for name in self.presets:
             preset(name)
+        for match in self.min_matches:
+            if not 0 <= match <= 1:
+                raise ConfigError(f"min_matches: must be between 0 and 1, not {match}")
+        for imbalance in self.imbalances:
+            if imbalance < 1:
+                raise ConfigError(f"imbalances: must be at least 1, not {imbalance}")
+        for weight in self.recompute_weights:
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"recompute_weights: must be 0 or more and finite, not {weight}")
 
 
 SMOKE = Size(

@@ -217,6 +217,26 @@ def test_run_repeats_exactly_and_keeps_every_request(tmp_path: Path) -> None:
     assert len(requests) == 24 and mean_s == pytest.approx(first["ttft_mean_s"], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--min-matches", "nan"], "min_matches: must be between 0 and 1, not nan"),
+        (["--imbalances", "-1"], "imbalances: must be at least 1, not -1"),
+        (["--recompute-weights", "inf"], "recompute_weights: must be 0 or more"),
+        (["--loads", "nan"], "loads: must be between 0 and 2"),
+        (["--presets", "nope"], "no such preset"),
+        (["--profile", "nope"], "'nope' does not exist"),
+        (["--out", __file__], "no folder can be there"),
+    ],
+)
+def test_main_says_what_is_wrong_in_one_line(
+    options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path / "study"), *options]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and words in said and said.count("\n") == 1
+
+
 @pytest.mark.ray
 def test_main_runs_a_study_once_and_reports_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.cluster_routing.__main__.revision", lambda: "commit")
