@@ -112,7 +112,12 @@ class ChunkFiles:
 
     def free_bytes(self) -> int:
         """What the file system has left for us."""
-        status = os.statvfs(self.folder)
+        try:
+            status = os.statvfs(self.folder)
+        except FileNotFoundError:
+            # somebody deleted it
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = os.statvfs(self.folder)
         return status.f_bavail * status.f_frsize
 
     def scan(self) -> OrderedDict[ChunkKey, float]:
@@ -155,7 +160,6 @@ class ChunkFiles:
         try:
             return os.open(path, flags, 0o600)
         except FileNotFoundError:
-            # the first file here, or somebody deleted the folder
             for folder in (self.folder, path.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             return os.open(path, flags, 0o600)

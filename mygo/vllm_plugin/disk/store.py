@@ -66,6 +66,7 @@ class DiskStore:
         self._writes: dict[ChunkKey, Write] = {}
         self._unerased: list[ChunkKey] = []
         self._retry_erase_s = 0.0
+        self._erased_early: list[Erase] = []
         self._grow_again_s = 0.0
         self._outcomes: deque[Read | Write | Erase | Stamp | Scan] = deque()
         self._records_changes = records_changes
@@ -327,6 +328,10 @@ class DiskStore:
             catalog.limit_chunks = min(catalog.limit_chunks, len(catalog))
 
     def _end_erase(self, task: Erase, now_s: float) -> None:
+        if self._scanning:
+            # the scan may have seen the files before they were deleted
+            self._erased_early.append(task)
+            return
         for key in task.keys:
             if key not in task.remaining:
                 self._catalog.erased(key)
@@ -341,6 +346,11 @@ class DiskStore:
             self._may_write.switch_off()
             self._tell_off("looking for earlier chunks in", task.error)
             return
+        for erase in self._erased_early:
+            for key in erase.keys:
+                task.found.pop(key, None)
+            self._end_erase(erase, time.monotonic())
+        self._erased_early.clear()
         self._erase(self._catalog.adopt(task.found), Lane.WRITE)
         logger.info("KV on disk: %r after the scan of %s", self, self._files.folder)
 

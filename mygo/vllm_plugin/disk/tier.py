@@ -94,7 +94,7 @@ class DiskTier(SecondaryTierManager):  # type: ignore[misc]
             n_read_threads: reads under way at once.
             n_write_threads: writes under way at once. They begin only when no read waits.
             max_queued_write_bytes: further writes are dropped. Queued chunks cannot leave host memory, so it
-                is also never more than a quarter of that.
+                is also never more than half of that.
             read_s_per_byte: slows reads down to a drive of this speed, for benchmarks.
             enable_kv_events: report chunks that come and go through vLLM's KV events.
             backpressure_detector: vLLM's, if one is configured.
@@ -138,7 +138,7 @@ class DiskTier(SecondaryTierManager):  # type: ignore[misc]
             min_free_bytes=min_free_bytes,
             read_threads=n_read_threads,
             write_threads=n_write_threads,
-            max_queued_write_bytes=min(max_queued_write_bytes, primary_kv_view.nbytes // 4),
+            max_queued_write_bytes=min(max_queued_write_bytes, primary_kv_view.nbytes // 2),
             records_changes=has_events,
         )
         logger.info(
