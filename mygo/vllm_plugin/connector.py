@@ -82,7 +82,15 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         super().bind_kv_cache_manager(kv_cache_manager)
         self._cache = DeviceCache(kv_cache_manager, self._kv_cache_config)
         self._siblings = SiblingHold(self._cache)
-        self._tiers = Tiers(
+        self._tiers = self._make_tiers(kv_cache_manager)
+        self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)
+        if self._settings.mygo_socket is not None:
+            reporter = Reporter(self._settings.mygo_socket, self._hello())
+            self.report_to(reporter)
+            reporter.start()
+
+    def _make_tiers(self, kv_cache_manager: KVCacheManager) -> Tiers:
+        return Tiers(
             self._settings.tiers,
             self._vllm_config,
             self._kv_cache_config,
@@ -90,11 +98,6 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._cache,
             time.perf_counter,
         )
-        self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)
-        if self._settings.mygo_socket is not None:
-            reporter = Reporter(self._settings.mygo_socket, self._hello())
-            self.report_to(reporter)
-            reporter.start()
 
     def _hello(self) -> Hello:
         return Hello(

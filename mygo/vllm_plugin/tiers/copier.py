@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -66,7 +67,25 @@ class _LayerCopied:
             torch.cuda.current_stream().wait_event(self.on_stream)
 
 
-class LayerCopier(OffloadingWorker):  # type: ignore[misc]
+class Copier(OffloadingWorker):  # type: ignore[misc]
+    """vLLM's transfers, and loads whose layers can be waited for one by one."""
+
+    @abstractmethod
+    def submit_layerwise_load(
+        self, job_id: int, src_spec: BlockIDsLoadStoreSpec, dst_spec: GPULoadStoreSpec
+    ) -> None:
+        """A load whose layers ``wait_for_layer`` waits for one by one."""
+
+    @abstractmethod
+    def wait_for_layer(self, name: str) -> None:
+        """Every layer-wise load has copied this layer when the computation goes on."""
+
+    @abstractmethod
+    def probe(self) -> tuple[int, float]:
+        """Bytes and seconds of a load, measured before the first request."""
+
+
+class LayerCopier(Copier):
     """vLLM's transfers, whole or layer by layer. Not yet run on CUDA.
 
     ``layer_names[group]`` name the layers of ``kv_caches.group_data_refs[group]`` in the model's order. A
@@ -131,19 +150,17 @@ class LayerCopier(OffloadingWorker):  # type: ignore[misc]
     def submit_layerwise_load(
         self, job_id: int, src_spec: BlockIDsLoadStoreSpec, dst_spec: GPULoadStoreSpec
     ) -> None:
-        """A load whose layers ``wait_for_layer`` waits for one by one."""
         layers = {name: _LayerCopied() for group in self._layers for name, _ in group}
         for name, layer in layers.items():
             self._awaited.setdefault(name, []).append(layer)
         self._jobs[job_id] = self._loads.submit(self._load, job_id, src_spec, dst_spec, layers, self._mark())
 
     def wait_for_layer(self, name: str) -> None:
-        """Every layer-wise load has copied this layer when the computation goes on."""
         for layer in self._awaited.pop(name, ()):
             layer.wait()
 
     def probe(self) -> tuple[int, float]:
-        """Bytes and seconds of a load, before the first request: blocks travel to the host and back."""
+        """Blocks travel to the host and back."""
         page_bytes = sum(tensor.shape[1] for tensor in self._device)
         blocks = min(len(self._device[0]), len(self._host[0]), max(1, PROBE_BYTES // page_bytes))
         others = [0] * (len(self._layers) - 1)

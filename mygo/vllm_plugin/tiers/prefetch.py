@@ -8,7 +8,6 @@ never more than is worth loading. At its turn, vLLM looks again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -30,6 +29,7 @@ class Prefetch:
         wanted: Callable[[str], tuple[ReqContext, list[OffloadKey]] | None],
         free_blocks: Callable[[], int],
         wait_s: Callable[[str], float],
+        clock: Callable[[], float],
     ) -> None:
         """``waiting``: ids in admission order. ``wanted``: a request's blocks that are worth reading from
         disk, in prompt order. ``free_blocks``: host blocks that nobody would miss. ``wait_s``: predicted
@@ -39,6 +39,7 @@ class Prefetch:
         self._wanted = wanted
         self._free_blocks = free_blocks
         self._wait_s = wait_s
+        self._clock = clock
         self._asked: set[str] = set()
         self.blocks = 0
         """Blocks whose reading was started here."""
@@ -50,7 +51,7 @@ class Prefetch:
         self._asked &= set(window)
         if not fresh:
             return
-        admitted_s = time.monotonic()
+        admitted_s = self._clock()
         for request_id in window:
             if request_id in fresh and not self._start(request_id, admitted_s):
                 return

@@ -53,6 +53,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         keeper: Keeper,
         cost: StepCost,
         device_tokens: Callable[[Request], int],
+        clock: Callable[[], float],
         *,
         gate: bool,
         layerwise: bool,
@@ -76,6 +77,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
                 self._worth_reading,
                 self._unwanted_blocks,
                 self._prefill_s,
+                clock,
             )
         self._device_tokens = device_tokens
         self._cost = cost

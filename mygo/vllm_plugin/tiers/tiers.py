@@ -17,6 +17,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.kv_offload.base import get_offload_block_hash, make_offload_key
+from vllm.v1.kv_offload.config import OffloadingConfig
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request
@@ -60,7 +61,11 @@ class Tiers:
         manager: KVCacheManager,
         cache: DeviceCache,
         clock: Callable[[], float],
+        *,
+        make_spec: Callable[[OffloadingConfig], TierSpec] = TierSpec,
+        make_scheduler: Callable[..., TierScheduler] = TierScheduler,
     ) -> None:
+        """``make_spec`` and ``make_scheduler`` put other parts in place of the real ones."""
         self._cache = cache
         self.cost = StepCost(vllm_config.scheduler_config.max_num_batched_tokens)
         self._meter = StepMeter(self.cost, clock)
@@ -71,7 +76,7 @@ class Tiers:
         host_tokens = 0
         native = offloading_config(vllm_config, settings)
         if settings.host_bytes:
-            spec = TierSpec(build_offloading_config(native, kv_cache_config))
+            spec = make_spec(build_offloading_config(native, kv_cache_config))
             host_tokens = int(settings.host_bytes / spec.kv_bytes_per_token)
         self.keeper = Keeper(
             settings,
@@ -87,13 +92,14 @@ class Tiers:
             self._queue = pool.free_block_queue = TreeFreeQueue(pool.free_block_queue, self.keeper.device)
         self._offload: TierScheduler | None = None
         if spec is not None:
-            self._offload = TierScheduler(
+            self._offload = make_scheduler(
                 spec,
                 native,
                 kv_cache_config,
                 self.keeper,
                 self.cost,
                 cache.cached_tokens,
+                clock,
                 gate=settings.load_gate,
                 layerwise=settings.layerwise,
                 prefetch=settings.prefetch,

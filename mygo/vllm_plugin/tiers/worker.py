@@ -8,7 +8,7 @@ from typing import Any
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingConnectorMetadata
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.worker import OffloadingConnectorWorker
 
-from mygo.vllm_plugin.tiers.copier import LayerCopier
+from mygo.vllm_plugin.tiers.copier import Copier
 
 
 @dataclass
@@ -33,9 +33,9 @@ class TierWorker(OffloadingConnectorWorker):  # type: ignore[misc]
         self._connector_worker_meta.transfer_stats.load.record(*self._copier.probe())
 
     @property
-    def _copier(self) -> LayerCopier:
+    def _copier(self) -> Copier:
         copier = self.worker
-        assert isinstance(copier, LayerCopier)
+        assert isinstance(copier, Copier)
         return copier
 
     def start_kv_transfers(self, metadata: TierMetadata) -> None:
