@@ -42,6 +42,8 @@ class Size:
     loads: tuple[str, ...]
     requests: int
     per_round: int
+    open_per_round: int
+    """Long enough for queues to build up: each round of an open load begins with none."""
     token_scale: float
     output_tokens: int
     kv_tokens: int
@@ -53,6 +55,7 @@ SMOKE = Size(
     loads=("closed:1", "open:70%"),
     requests=16,
     per_round=4,
+    open_per_round=4,
     token_scale=0.2,
     output_tokens=8,
     kv_tokens=8_192,
@@ -64,6 +67,7 @@ FULL = Size(
     loads=("closed:1", "open:40%", "open:80%", "open:120%", "open:160%"),
     requests=160,
     per_round=8,
+    open_per_round=40,
     token_scale=0.33,
     output_tokens=16,
     kv_tokens=12_288,
@@ -130,6 +134,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         or groups(names, baseline, memory_gb, available_gb()),
         loads=loads,
         per_round=options.per_round,
+        open_per_round=options.open_per_round,
         output_tokens=options.output_tokens,
         seed=options.seed,
         settings=settings,
@@ -201,7 +206,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--trace", type=Path, metavar="PATH", help="recorded trace (RAGPulse, Mooncake, or ours)"
     )
     add("--requests", type=count, metavar="N", help="length of the trace")
-    add("--per-round", type=count, metavar="N", help="requests that a system serves in its turn")
+    add(
+        "--per-round", type=count, metavar="N", help="requests that a system serves in its turn, closed loads"
+    )
+    add("--open-per-round", type=count, metavar="N", help="the same, open loads")
     add("--load", action="append", metavar="LOAD", help="closed:N, open:R (requests/s), open:P%%; repeatable")
     add("--token-scale", type=positive, metavar="F", help="multiplies the lengths of texts")
     add("--output-tokens", type=count, metavar="N", help="longest answer")
@@ -219,6 +227,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in (
         "requests",
         "per_round",
+        "open_per_round",
         "token_scale",
         "output_tokens",
         "kv_tokens",

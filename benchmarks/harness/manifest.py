@@ -28,10 +28,12 @@ def manifest_of(plan: Plan) -> dict[str, Any]:
         "trace_parameters": dict(plan.trace.parameters),
         "trace_digest": digest(plan.trace),
         "requests": len(plan.trace.requests),
-        "per_round": plan.per_round,
         "longest_answer": plan.output_tokens,
         "seed": plan.seed,
-        "loads": [asdict(load) | {"name": load.name} for load in plan.loads],
+        "loads": [
+            asdict(load) | {"name": load.name, "per_round": plan.length(load), "rounds": plan.rounds(load)}
+            for load in plan.loads
+        ],
         "systems": [
             [
                 asdict(member)

@@ -42,6 +42,9 @@ class Plan:
     groups: Sequence[Sequence[Member]]
     loads: Sequence[Load]
     per_round: int
+    """Requests that a system serves in its turn under closed loads."""
+    open_per_round: int
+    """The same under open loads."""
     output_tokens: int | None
     seed: int
     settings: Settings
@@ -50,6 +53,13 @@ class Plan:
     @property
     def baseline(self) -> str:
         return self.groups[0][0].label
+
+    def length(self, load: Load) -> int:
+        """Requests per round."""
+        return self.per_round if load.kind == "closed" else self.open_per_round
+
+    def rounds(self, load: Load) -> int:
+        return -(-len(self.trace.requests) // self.length(load))
 
     @property
     def requests(self) -> int:
@@ -99,13 +109,13 @@ class Runner:
 
     async def _group(self, members: Sequence[Member], say: Callable[..., None]) -> None:
         finished = {load.name: self._finished(members, load) for load in self._plan.loads}
-        stretches = rounds(self._plan.trace.requests, self._plan.per_round)
-        done = [
-            number for by_label in finished.values() for numbers in by_label.values() for number in numbers
-        ]
-        if done:
-            say("going on", sum(len(stretches[number]) for number in done))
-        if len(done) == len(stretches) * len(self._plan.loads) * len(members):
+        served = 0
+        for load in self._plan.loads:
+            stretches = rounds(self._plan.trace.requests, self._plan.length(load))
+            served += sum(len(stretches[number]) for done in finished[load.name].values() for number in done)
+        if served:
+            say("going on", served)
+        if served == len(self._plan.trace.requests) * len(self._plan.loads) * len(members):
             return
         spare = self._plan.settings.spare_cores(max(SYSTEMS[each.system].workers for each in members))
         with contextlib.ExitStack() as stack:
@@ -193,7 +203,7 @@ class Runner:
         settings = self._plan.settings
         capacity_tokens = settings.model.kv_cache_bytes + settings.host_kv_bytes
         capacity_tokens //= settings.kv_bytes_per_token
-        served = self._edition(load.name)[: round_number * self._plan.per_round]
+        served = self._edition(load.name)[: round_number * self._plan.length(load)]
         for query in served[len(served) - refill([each.prompt.tokens for each in served], capacity_tokens) :]:
             await server.ask(replace(query, output_tokens=1))
 
@@ -230,7 +240,7 @@ class Runner:
         return self._queries[name]
 
     def _stretches(self, load: Load) -> list[Sequence[Query]]:
-        return rounds(self._edition(load.name), self._plan.per_round)
+        return rounds(self._edition(load.name), self._plan.length(load))
 
     def _finished(self, members: Sequence[Member], load: Load) -> dict[str, set[int]]:
         return {member.label: set(self._folder.rounds(member.label, load.name)) for member in members}

@@ -47,7 +47,10 @@ def _conditions(summary: Summary) -> str:
         "host tier, where there is one": f"{run['host_kv_tokens']:,} tokens",
         "trace": f"{run['trace']}, {run['requests']} requests, seed {run['seed']}, "
         f"digest {run['trace_digest']}",
-        "rounds": f"{run['per_round']} requests per system in turn, in an order that is shuffled per round",
+        "rounds": ", ".join(
+            f"{load['name']}: {load['rounds']} of {load['per_round']}" for load in run["loads"]
+        )
+        + " requests per system in turn, in an order that is shuffled per round",
         "longest answer": f"{run['longest_answer']} tokens" if run["longest_answer"] else "as in the trace",
         "tiers": _throttle(run),
     }

@@ -69,8 +69,7 @@ RoundsOf = Callable[[str, str], Sequence[RoundRecord]]
 
 def summarise(run: dict[str, Any], requests_of: RequestsOf, rounds_of: RoundsOf) -> Summary:
     """``run`` is the manifest; the others give what is known of (system label, load)."""
-    loads = [load["name"] for load in run["loads"]]
-    planned = -(-run["requests"] // run["per_round"])
+    planned = {load["name"]: load["rounds"] for load in run["loads"]}
     rows: list[Row] = []
     objective_s: float | None = None
     missing = 0
@@ -80,9 +79,9 @@ def summarise(run: dict[str, Any], requests_of: RequestsOf, rounds_of: RoundsOf)
         for member in members:
             label = member["label"]
             cells: dict[str, Cell] = {}
-            for load in loads:
+            for load in planned:
                 records, rounds = requests_of(label, load), rounds_of(label, load)
-                missing += planned - len(rounds)
+                missing += planned[load] - len(rounds)
                 if not any(each.error is None for each in records):
                     continue
                 cells[load] = Cell(
@@ -112,5 +111,5 @@ def summarise(run: dict[str, Any], requests_of: RequestsOf, rounds_of: RoundsOf)
                     own_slo_rate=None if own_s is None else throughput_at_slo(by_rate, own_s),
                 )
             )
-    served = tuple(load for load in loads if any(load in row.cells for row in rows))
+    served = tuple(load for load in planned if any(load in row.cells for row in rows))
     return Summary(run, served, tuple(rows), objective_s, missing)

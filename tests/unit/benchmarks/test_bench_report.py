@@ -117,10 +117,9 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "trace": "ragpulse",
         "trace_digest": "123",
         "requests": 4,
-        "per_round": 2,
         "longest_answer": 3,
         "seed": 1,
-        "loads": [{"name": "closed-1"}, {"name": "open-0.5"}, {"name": "open-1"}],
+        "loads": [{"name": name, "per_round": 2, "rounds": 2} for name in ("closed-1", "open-0.5", "open-1")],
         "systems": [
             [member("vllm", "vllm"), member("mygo", "mygo"), member("other", "other", keeps_order=False)]
         ],

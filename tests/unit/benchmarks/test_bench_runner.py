@@ -23,6 +23,7 @@ from mygo.workloads.trace import Text, TextId, Trace, TraceRequest
 
 REQUESTS = 10
 PER_ROUND = 4
+OPEN_PER_ROUND = 5
 TOKENS = 50
 """Of every prompt."""
 
@@ -85,6 +86,7 @@ def plan(*systems: str, loads: tuple[str, ...] = ("closed:1",)) -> Plan:
         groups=groups(systems, systems[0], dict.fromkeys(systems, 1.0), 99.0),
         loads=[parse_load(each) for each in loads],
         per_round=PER_ROUND,
+        open_per_round=OPEN_PER_ROUND,
         output_tokens=None,
         seed=1,
         settings=Settings(
@@ -118,7 +120,8 @@ def test_every_system_serves_every_request_once_per_load(tmp_path: Path) -> None
         for load in ("closed-1", "open-500"):
             records = folder.requests(label, load)
             assert [each.request for each in records] == list(range(REQUESTS))
-            assert [each.round for each in records] == [n // PER_ROUND for n in range(REQUESTS)]
+            length = PER_ROUND if load == "closed-1" else OPEN_PER_ROUND
+            assert [each.round for each in records] == [n // length for n in range(REQUESTS)]
             assert all(each.error is None and each.computed_tokens == TOKENS - 10 for each in records)
     assert {name for each in servers["mygo"].asked for name, _ in each.documents} == {
         "warm-up",
