@@ -99,6 +99,45 @@ class ModelConfig(_Section):
     """Further vLLM engine arguments, passed on as they are."""
 
 
+class CacheConfig(_Section):
+    """Where documents' KV lies besides the device, and who decides what stays. Sizes are per worker."""
+
+    host_bytes: int = Field(default=2**30, ge=0)
+    """Host memory, filled at start and taken from /dev/shm; 0 for no tier but the device."""
+    disk_path: Path | None = None
+    """Folder of the disk tier, on a local drive; its KV survives restarts and is user data. None for none.
+    Workers of one machine may share it: each takes a folder of its own inside."""
+    disk_bytes: Bytes = 16 * 2**30
+    """Most that a worker keeps in `disk_path`."""
+    policy: Literal["lru", "lfu", "gdsf", "arc", "s3fifo", "pgdsf"] = "pgdsf"
+    """Who leaves host memory and disk first. `pgdsf` weighs frequency, size and prefill seconds."""
+    device_policy: Literal["vllm", "lru", "lfu", "gdsf", "arc", "s3fifo", "pgdsf"] = "vllm"
+    """Who leaves the device first; `vllm`: its own order, least recently used."""
+    lookahead_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of a tier that waiting requests may protect from eviction; 0 for none."""
+    prefetch: bool = True
+    """Read from disk what waiting requests need before their turn, if that harms nobody."""
+    load_gate: bool = True
+    """Compute what is predicted to be computed sooner than loaded."""
+    layerwise: bool = True
+    """Let copies from host memory run beside the computation where that is predicted to be sooner."""
+    host_load_s_per_byte: float = Field(default=0.0, ge=0)
+    """For measurements: slow copies from host memory down to this."""
+    disk_read_s_per_byte: float = Field(default=0.0, ge=0)
+    """For measurements: slow reads from disk down to this."""
+
+    @field_validator("disk_path")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _disk_has_host(self) -> CacheConfig:
+        if self.disk_path is not None and not self.host_bytes:
+            raise ValueError("disk_path: what lies on disk passes through host memory: set host_bytes, too")
+        return self
+
+
 class EmbedderConfig(_Section):
     source: str = "demo:all-minilm-l6-v2"
     """As `model.source`: a sentence-transformers model. Changing it embeds the corpus anew."""
@@ -209,6 +248,7 @@ class Config(_Section):
     cluster: ClusterConfig = ClusterConfig()
     http: HttpConfig = HttpConfig()
     model: ModelConfig = ModelConfig()
+    cache: CacheConfig = CacheConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     workers: WorkersConfig = WorkersConfig()
     corpus: CorpusConfig = CorpusConfig()

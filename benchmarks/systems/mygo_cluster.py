@@ -41,6 +41,7 @@ class MygoSystem:
             "cluster": {"cache_dir": str(settings.cache_dir)},
             "http": {"api_keys": {_key(tenant): tenant for tenant in settings.tenants}},
             "model": settings.model.model_dump(mode="json"),
+            "cache": {"host_bytes": settings.host_kv_bytes if self.host_tier else 0},
             "workers": {"replicas": self.workers, "cores": list(settings.worker_cores(self.workers))},
             # documents come with the requests: nothing is searched here
             "retrieval": {"shards": 1, "max_top_k": 1000},

@@ -18,6 +18,7 @@ from mygo.config import Config
 from mygo.errors import ConfigError, MygoError
 
 _MIN_FREE_BYTES = 500 * 2**20
+_SHARED_MEMORY = Path("/dev/shm")
 # Memory in use (proportional set size in /proc/PID/smaps_rollup, so that shared pages count once) by
 # configs/laptop.yaml's parts, after 30 files and six prompts of 5,000 tokens; x86-64, vLLM 0.32, Ray 2.60.
 _WORKER_BYTES = 2_000 * 2**20
@@ -52,7 +53,11 @@ def run(config: Config, *, running: bool = False, progress: bool = False) -> Ite
     yield _guard("versions", _versions)
     yield _guard("port", lambda: _port(config, running))
     for key, path in (("data_dir", config.cluster.data_dir), ("cache_dir", config.cluster.cache_dir)):
-        yield _guard(f"cluster.{key}", partial(_disk, key, path))
+        yield _guard(f"cluster.{key}", partial(_disk, f"cluster.{key}", path))
+    if config.cache.disk_path is not None:
+        yield _guard("cache.disk_path", lambda: _kv_disk(config, running))
+    if config.cache.host_bytes and config.workers.device != "emulated" and not running:
+        yield _guard("cache.host_bytes", lambda: _shared_memory(config))
     if config.workers.device == "cuda":
         yield _guard("gpus", lambda: _gpus(config))
     sources = {"model": config.model.source, "embedder": config.embedder.source}
@@ -109,6 +114,7 @@ def _port(config: Config, running: bool) -> str:
 
 
 def _disk(key: str, path: Path) -> Finding | str:
+    """``key`` is the setting that names the folder."""
     probe = path / f".writable-{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -119,12 +125,46 @@ def _disk(key: str, path: Path) -> Finding | str:
     except OSError as error:
         advice = "free some space, or set it" if error.errno == errno.ENOSPC else "set it"
         raise ConfigError(
-            f"cluster.{key}: {path} cannot be written ({error.strerror}); {advice} to another folder"
+            f"{key}: {path} cannot be written ({error.strerror}); {advice} to another folder"
         ) from error
     free_bytes = shutil.disk_usage(path).free
     detail = f"{path}, {free_bytes / 2**30:.1f} GiB free"
     if free_bytes < _MIN_FREE_BYTES:
-        return Finding(f"cluster.{key}", Level.WARNING, f"{detail}: free some space before it runs out")
+        return Finding(key, Level.WARNING, f"{detail}: free some space before it runs out")
+    return detail
+
+
+def _kv_disk(config: Config, running: bool) -> Finding | str:
+    """Workers that are elsewhere have other disks: only what this machine would hold is looked at."""
+    path, workers = config.cache.disk_path, config.workers.replicas
+    assert path is not None
+    found = _disk("cache.disk_path", path)
+    most_bytes = workers * config.cache.disk_bytes
+    free_bytes = shutil.disk_usage(path).free
+    if config.cluster.ray_address is not None or running or free_bytes >= most_bytes:
+        return found
+    return Finding(
+        "cache.disk_path",
+        Level.WARNING,
+        f"{path}: {workers} workers may fill {most_bytes / 2**30:.1f} GiB and {free_bytes / 2**30:.1f} are "
+        "free (KV of earlier runs counts twice here): lower cache.disk_bytes, or the disk tier stays smaller",
+    )
+
+
+def _shared_memory(config: Config) -> str:
+    """vLLM keeps host KV in files of /dev/shm, so that an engine's processes share it."""
+    workers = 1 if config.cluster.ray_address is not None else config.workers.replicas
+    need_bytes = workers * config.cache.host_bytes
+    free_bytes = shutil.disk_usage(_SHARED_MEMORY).free
+    detail = (
+        f"{need_bytes / 2**30:.1f} GiB of {_SHARED_MEMORY} needed by {workers} workers, "
+        f"{free_bytes / 2**30:.1f} GiB free"
+    )
+    if need_bytes > free_bytes:
+        raise ConfigError(
+            f"cache.host_bytes: {detail}; lower it (0: no host tier), or give {_SHARED_MEMORY} more room "
+            "(`mount -o remount,size=SIZE /dev/shm`; in a container `--shm-size`)"
+        )
     return detail
 
 
@@ -158,7 +198,7 @@ def _weights_bytes(path: Path) -> int:
 
 
 def _memory(config: Config, weights_bytes: int) -> Finding | str:
-    worker_bytes = weights_bytes + config.model.kv_cache_bytes + _WORKER_BYTES
+    worker_bytes = weights_bytes + config.model.kv_cache_bytes + config.cache.host_bytes + _WORKER_BYTES
     need_bytes = (
         config.workers.replicas * worker_bytes
         + config.http.ingress_replicas * _INGRESS_BYTES
@@ -170,7 +210,7 @@ def _memory(config: Config, weights_bytes: int) -> Finding | str:
         f"about {need_bytes / 2**30:.1f} GiB needed by {config.workers.replicas} workers, "
         f"{available_bytes / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB available"
     )
-    advice = "lower workers.replicas or model.kv_cache_bytes"
+    advice = "lower workers.replicas, model.kv_cache_bytes or cache.host_bytes"
     if need_bytes > total_bytes:
         raise ConfigError(f"{detail}; {advice}")
     if need_bytes > available_bytes:

@@ -35,7 +35,7 @@ class VllmEngine:
         return bool(self._client.errored)
 
     async def reset_cache(self) -> None:
-        await self._client.reset_prefix_cache()
+        await self._client.reset_prefix_cache(reset_connector=True)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[TokenDelta]:
         """Stream a completion; closing the iterator aborts it in the engine.

@@ -20,7 +20,7 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
-from mygo.config import Config
+from mygo.config import CacheConfig, Config
 from mygo.errors import Unavailable
 from mygo.serve import profiling
 from mygo.serve.calls import pack
@@ -30,7 +30,7 @@ from mygo.serve.socket_folder import socket_folder
 from mygo.serve.stall import StallWatch
 from mygo.types import Engine, GenerateRequest, WorkerId, WorkerInfo
 from mygo.vllm_plugin.receiver import ReportReceiver
-from mygo.vllm_plugin.settings import engine_arguments
+from mygo.vllm_plugin.settings import TierSettings, engine_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         socket = socket_folder() / "engine.sock"  # private: it carries token ids
         self._receiver = ReportReceiver(socket, self._worker)
         await self._receiver.start()
-        llm_config.update_engine_kwargs(**engine_arguments(str(socket)))
+        llm_config.update_engine_kwargs(**engine_arguments(str(socket), tiers=tier_settings(config.cache)))
         await super().__init__(llm_config)
         # after the engine's own imports: vLLM reads its environment when it is first imported
         from mygo.serve.vllm_engine import VllmEngine
@@ -84,7 +84,7 @@ class Worker(LLMServer):  # type: ignore[misc]
                 vocabulary=self._vllm.vocabulary,
                 max_context_tokens=model.max_context_tokens,
                 step_tokens=model.step_tokens,
-                rng=random.Random(0),
+                rng=random.Random(),  # ids that no earlier run has left on disk
             )
             profiling.store(path, grid)
         await profiling.self_test(self._vllm.generate, self._vllm.vocabulary, 3 * model.block_tokens)
@@ -136,6 +136,14 @@ class Worker(LLMServer):  # type: ignore[misc]
                 break
         logger.error("the engine died: leaving, so that the cluster replaces this worker at once")
         os._exit(1)
+
+
+def tier_settings(cache: CacheConfig) -> TierSettings:
+    """The plugin's settings: the same names, without a size for a disk that is not there."""
+    values = cache.model_dump()
+    if cache.disk_path is None:
+        return TierSettings(**values | {"disk_bytes": 0})
+    return TierSettings(**values | {"disk_path": str(cache.disk_path)})
 
 
 class LocalModel(CallbackBase):  # type: ignore[misc]

@@ -1,0 +1,18 @@
+"""The cache section as the engine is told of it."""
+
+from __future__ import annotations
+
+from mygo.config import parse
+from mygo.serve.worker import tier_settings
+from mygo.vllm_plugin.settings import PluginSettings, TierSettings, engine_arguments
+
+
+def test_tiers_of_the_configuration_reach_the_plugin() -> None:
+    cache = parse({"cache": {"host_bytes": 7, "disk_path": "/kv", "disk_bytes": 9, "policy": "lru"}}).cache
+    told = engine_arguments("/s", tiers=tier_settings(cache))["kv_transfer_config"]
+    read = PluginSettings.parse(told["kv_connector_extra_config"]).tiers
+    assert read == TierSettings(host_bytes=7, disk_path="/kv", disk_bytes=9, policy="lru")
+
+
+def test_disk_has_no_size_when_it_has_no_folder() -> None:
+    assert tier_settings(parse({}).cache) == TierSettings(host_bytes=2**30)
