@@ -128,7 +128,8 @@ def show(result: Result) -> None:
     title = f"{trace.name}, {len(trace.requests)} requests, {profile.model} on {profile.device}"
     out.print(title, style="bold", markup=False)
     out.print(
-        "emulated: vLLM's scheduler and MyGO's plugin, directory and routing; times in s, from the profile"
+        "emulated: vLLM's scheduler and MyGO's plugin with the device tier, directory and routing; times in s, "
+        "from the profile"
     )
     varied, shared = _columns(result.rows)
     out.print(", ".join(f"{name} {cell}" for name, cell in shared.items()), markup=False)
@@ -209,7 +210,8 @@ def _markdown(result: Result) -> str:
     lines = [
         f"# {trace.name} on {profile.name} (emulated)",
         "",
-        f"{len(trace.requests)} requests, seed {trace.seed}. Seconds from: {profile.source}",
+        f"{len(trace.requests)} requests, seed {trace.seed}. Workers have the device tier only. Seconds from: "
+        f"{profile.source}",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + " --- |" * len(COLUMNS),
