@@ -17,6 +17,8 @@ from mygo.tree.node import Block, Holder, Node, Place
 from mygo.tree.waiting import WaitingQueue
 from mygo.types import Tier
 
+_COMPUTED_BEHIND_TOKENS = 512
+
 
 @dataclass(slots=True)
 class _Request:
@@ -53,7 +55,7 @@ class KnowledgeTree:
         self.admissions = 0
         """Requests admitted so far."""
         self.root = Node([], 0, 0, 0, None)
-        self._half_life = half_life_requests
+        self.half_life_requests = half_life_requests
         self._max_ghosts = ghosts
         self._places: dict[Block, Place] = {}
         self._nodes = 0
@@ -114,11 +116,13 @@ class KnowledgeTree:
         self.admissions += 1
         new_tokens = last.end_tokens - cached_tokens
         s_per_token = self.prefill_s(cached_tokens, new_tokens) / new_tokens if new_tokens > 0 else 0.0
-        for node in last.upward():
+        path = list(last.upward())[::-1]
+        for node in path:
             self._count_access(node)
             if node.end_tokens > cached_tokens:
                 node.computed += 1
                 node.computed_s_per_token += s_per_token
+        for node in path:
             hit = node.start_tokens < cached_tokens
             for holder in self._holders:
                 holder.accessed(node, hit=hit)
@@ -167,6 +171,19 @@ class KnowledgeTree:
         if node.computed:
             return node.computed_s_per_token / node.computed
         return self.prefill_s(node.start_tokens, node.tokens) / node.tokens
+
+    def seen_tokens(self, request_id: str) -> int:
+        """Leading tokens of a live request's path that a request admitted before it had, too."""
+        for node in self._requests[request_id].last.upward():
+            if node.accessed_at:
+                return node.end_tokens
+        return 0
+
+    def saved_s_per_token(self, node: Node) -> float:
+        """Prefill seconds per token that holding the node spares a request that computes more behind it."""
+        behind = self.prefill_s(node.end_tokens, _COMPUTED_BEHIND_TOKENS)
+        both = self.prefill_s(node.start_tokens, node.tokens + _COMPUTED_BEHIND_TOKENS)
+        return max(both - behind, 0.0) / node.tokens
 
     def nodes(self) -> Iterator[Node]:
         """Every node but the root, parents before children."""
@@ -283,8 +300,8 @@ class KnowledgeTree:
 
     def _count_access(self, node: Node) -> None:
         aged = node.frequency
-        if self._half_life is not None:
-            aged *= 0.5 ** ((self.admissions - node.accessed_at) / self._half_life)
+        if self.half_life_requests is not None:
+            aged *= 0.5 ** ((self.admissions - node.accessed_at) / self.half_life_requests)
         node.frequency = aged + 1
         node.accessed_at = self.admissions
 
@@ -303,11 +320,15 @@ class KnowledgeTree:
             for block in oldest.blocks:
                 del self._places[block]
             self._nodes -= 1
-            self._make_ghost(parent)
+            if self._make_ghost(parent):
+                # its last use was its last child's: it is next
+                self._ghosts.move_to_end(parent, last=False)
 
-    def _make_ghost(self, node: Node) -> None:
-        if node.live == 0 and not node.held and not node.children and node.parent is not None:
+    def _make_ghost(self, node: Node) -> bool:
+        idle = node.live == 0 and not node.held and not node.children and node.parent is not None
+        if idle:
             self._ghosts[node] = None
+        return idle
 
     def _awaited(self, node: Node) -> None:
         for holder in self._holders:

@@ -124,7 +124,9 @@ class Shelf:
         None, and nothing changed, if so many cannot go: blocks in use, ``protected`` ones, and what lies
         before them stay.
         """
-        strangers = list(islice((each for each in self._strangers if each not in protected), blocks))
+        strangers: list[Block] = []
+        if self._strangers:
+            strangers.extend(islice((each for each in self._strangers if each not in protected), blocks))
         wanted = blocks - len(strangers)
         gone: list[tuple[Block, Node]] = []
         spared: list[Node] = []
@@ -175,7 +177,7 @@ class Shelf:
         depths = [depth for depth, block in enumerate(head.blocks, head.first_block) if block in self._users]
         whole.blocks -= len(depths)
         if depths:
-            self.policy.split(head, tail)
+            self.policy.split(head, tail, head.held[self.tier])
             self._holdings[head] = Holding(len(depths), depths[-1], int(whole.blocks > 0), whole.lost)
             self._settle(head)
         else:

@@ -19,6 +19,7 @@ class Arc:
         self._once_tokens = 0
         self._again_tokens = 0
         self._stamps: dict[Node, int] = {}
+        self._tokens: dict[Node, int] = {}
         self._repeated: set[Node] = set()
         self._once_ghosts = GhostList()
         self._again_ghosts = GhostList()
@@ -26,6 +27,7 @@ class Arc:
 
     def insert(self, node: Node) -> None:
         self._stamp(node)
+        self._tokens[node] = 0
         if node in self._once_ghosts:
             weight = max(1.0, self._again_ghosts.tokens / self._once_ghosts.tokens)
             self._target_tokens = min(self._capacity_tokens, self._target_tokens + weight * node.tokens)
@@ -36,8 +38,13 @@ class Arc:
             self._target_tokens = max(0.0, self._target_tokens - weight * node.tokens)
             self._again_ghosts.discard(node)
             self._repeated.add(node)
+        # only now: those who made room for this node must not push its own ghost out
+        self._once_ghosts.trim(max(0, self._capacity_tokens - self._once_tokens))
+        known_tokens = self._once_tokens + self._again_tokens + self._once_ghosts.tokens
+        self._again_ghosts.trim(max(0, 2 * self._capacity_tokens - known_tokens))
 
     def resize(self, node: Node, tokens: int) -> None:
+        self._tokens[node] += tokens
         if node in self._repeated:
             self._again_tokens += tokens
         else:
@@ -50,9 +57,8 @@ class Arc:
         self._stamp(node)
         if hit and node not in self._repeated:
             self._repeated.add(node)
-            tokens = sum(node.held.values())
-            self._once_tokens -= tokens
-            self._again_tokens += tokens
+            self._once_tokens -= self._tokens[node]
+            self._again_tokens += self._tokens[node]
         if exposed:
             self.expose(node)
 
@@ -70,15 +76,14 @@ class Arc:
 
     def evicted(self, node: Node) -> None:
         (self._again_ghosts if node in self._repeated else self._once_ghosts).add(node)
-        self._once_ghosts.trim(max(0, self._capacity_tokens - self._once_tokens))
-        held = self._once_tokens + self._again_tokens + self._once_ghosts.tokens
-        self._again_ghosts.trim(max(0, 2 * self._capacity_tokens - held))
 
     def remove(self, node: Node) -> None:
-        del self._stamps[node]
+        del self._stamps[node], self._tokens[node]
         self._repeated.discard(node)
 
-    def split(self, head: Node, tail: Node) -> None:
+    def split(self, head: Node, tail: Node, head_tokens: int) -> None:
+        self._tokens[head] = head_tokens
+        self._tokens[tail] -= head_tokens
         self._stamps[head] = self._stamps[tail]
         if tail in self._repeated:
             self._repeated.add(head)

@@ -43,9 +43,9 @@ class Policy(Protocol):
     def remove(self, node: Node) -> None:
         """The tier holds nothing of the node any more, evicted or not."""
 
-    def split(self, head: Node, tail: Node) -> None:
-        """An inserted, hidden node lost its first blocks to ``head``, which is inserted by this call.
-        Both hold what ``Node.held`` says; ``tail`` may be left with nothing and removed next."""
+    def split(self, head: Node, tail: Node, head_tokens: int) -> None:
+        """An inserted, hidden node lost its first blocks, ``head_tokens`` of which the tier holds, to
+        ``head``, which is inserted by this call. ``tail`` may be left with nothing and removed next."""
 
 
 class LazyHeap:
@@ -128,7 +128,7 @@ class RankedPolicy(ABC):
     def remove(self, node: Node) -> None:
         del self._ranks[node]
 
-    def split(self, head: Node, tail: Node) -> None:
+    def split(self, head: Node, tail: Node, head_tokens: int) -> None:
         self._ranks[head] = self._ranks[tail]
 
 
@@ -154,6 +154,6 @@ class CountingPolicy(RankedPolicy):
         super().remove(node)
         del self._uses[node]
 
-    def split(self, head: Node, tail: Node) -> None:
-        super().split(head, tail)
+    def split(self, head: Node, tail: Node, head_tokens: int) -> None:
+        super().split(head, tail, head_tokens)
         self._uses[head] = self._uses[tail]
