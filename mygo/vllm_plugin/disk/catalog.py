@@ -28,7 +28,7 @@ class EvictionOrder(Protocol):
         """An unlocked or locked chunk was used without being read."""
 
     def drop(self, key: ChunkKey) -> None:
-        """It is gone by other means than ``evict``."""
+        """It is gone by other means than ``evict``; if it was locked, its lock goes with it."""
 
     def evict(self, count: int) -> list[ChunkKey] | None:
         """Choose and forget exactly ``count`` unlocked chunks, or None if there are not so many."""
