@@ -54,6 +54,13 @@ PROMPT_TOKENS = Metric(
     "Prompt tokens by where their KV came from (device, host, disk, computed).",
     ("source",),
 )
+UNCACHED_TOKENS = Metric(
+    "mygo_uncached_tokens",
+    Kind.COUNTER,
+    "Computed prompt tokens by reason (never_seen, evicted, not_worth_loading, not_loadable, prompt_end). "
+    "Not of answers that a stop string or their client ended.",
+    ("reason",),
+)
 PREDICTED_CACHED_TOKENS = Metric(
     "mygo_predicted_cached_tokens",
     Kind.COUNTER,
@@ -72,7 +79,4 @@ SEARCHABLE_POSITION = Metric(
     "mygo_searchable_position", Kind.GAUGE, "Last journal entry that every live shard has applied."
 )
 
-ALL = (
-    REQUESTS, TTFT_S, RETRIEVAL_S, QUEUE_S, PREFILL_S, PROMPT_TOKENS, PREDICTED_CACHED_TOKENS, RETRIES,
-    DEGRADED, WORKER_QUEUED_TOKENS, WORKER_RUNNING, WORKER_WAITING, JOURNAL_POSITION, SEARCHABLE_POSITION,
-)  # fmt: skip
+ALL = tuple(each for each in list(globals().values()) if isinstance(each, Metric))

@@ -285,13 +285,33 @@ class TokenLogprob:
     top: tuple[tuple[str, float], ...] = ()
 
 
+class Uncached(StrEnum):
+    """Why an engine computed prompt tokens. Says nothing of other sharing domains: what only they have had
+    is ``never_seen``."""
+
+    NEVER_SEEN = "never_seen"
+    """No prompt had them in this place before, as far as the engine remembers."""
+    EVICTED = "evicted"
+    """An earlier prompt had them, but they, or something before them, have left every tier."""
+    NOT_WORTH_LOADING = "not_worth_loading"
+    """A slower tier held them, and computing was predicted to be sooner."""
+    NOT_LOADABLE = "not_loadable"
+    """A slower tier held them, but could not bring them in time: a failed read, or no room to read into."""
+    PROMPT_END = "prompt_end"
+    """The last token is always computed, and only whole blocks are cached."""
+
+
 @dataclass(frozen=True, slots=True)
 class PrefillStats:
-    """How a prompt was served; comes with the first token."""
+    """How a prompt was served."""
 
     cached_tokens: Mapping[Tier, int]
+    """By the tier that they came from. All count as ``device`` while ``uncached_tokens`` is None."""
     queue_s: float
     prefill_s: float
+    uncached_tokens: Mapping[Uncached, int] | None = None
+    """The rest of the prompt, by why it was computed. None if the engine has not told (yet): it tells with
+    the last token, and not at all when a stop string ended the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +323,7 @@ class TokenDelta:
     finish_reason: str | None = None
     """None until the last delta; then ``stop`` or ``length``."""
     prefill: PrefillStats | None = None
-    """Set on the first delta only."""
+    """Set on the first delta, and once more on the last if more is known then."""
     logprobs: tuple[TokenLogprob, ...] = ()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mygo.api.service import AnswerHead, DocumentOrder, Hit
-from mygo.types import PrefillStats, Tier, TokenDelta, TokenLogprob
+from mygo.types import PrefillStats, Tier, TokenDelta, TokenLogprob, Uncached
 
 
 @dataclass(slots=True)
@@ -86,6 +86,7 @@ class Record:
                 "prompt_tokens": self.prompt_tokens,
                 "cached_tokens": {tier.value: cached.get(tier, 0) for tier in Tier},
                 "computed_tokens": max(0, self.prompt_tokens - self.cached_tokens),
+                "uncached_tokens": _uncached(prefill),
                 "retrieval_s": _rounded(head.retrieval_s),
                 "queue_s": _rounded(prefill.queue_s if prefill else 0.0),
                 "prefill_s": _rounded(prefill.prefill_s if prefill else 0.0),
@@ -101,6 +102,13 @@ class Record:
             },
             "degraded": list(head.degraded),
         }
+
+
+def _uncached(prefill: PrefillStats | None) -> dict[str, int] | None:
+    """The computed tokens by reason; None if the engine did not tell."""
+    if prefill is None or prefill.uncached_tokens is None:
+        return None
+    return {reason.value: prefill.uncached_tokens.get(reason, 0) for reason in Uncached}
 
 
 def _citation(hit: Hit, number: int, *, with_text: bool) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Generation:
         self.route = route
         self.attempts = attempts
         self.prefill = first.prefill
+        """As far as the engine has told; with the last token it may tell more."""
         self._first: TokenDelta | None = first
         self._stream = stream
         self._over: Callable[[bool], None] | None = over
@@ -74,7 +75,7 @@ class Generation:
             first, self._first = self._first, None
             return first
         try:
-            return unpack(await anext(self._stream))
+            delta = unpack(await anext(self._stream))
         except StopAsyncIteration:
             self._finish(lost=False)
             raise
@@ -86,6 +87,8 @@ class Generation:
             raise WorkerLost(
                 "the worker died while it was answering: what was sent is all there is; ask again"
             ) from error
+        self.prefill = delta.prefill or self.prefill
+        return delta
 
     async def aclose(self) -> None:
         if self._over is not None:

@@ -59,6 +59,7 @@ from mygo.types import (
     DomainTag,
     GenerateRequest,
     Passage,
+    PrefillStats,
     Prompt,
     Sampling,
     ScoredPassage,
@@ -149,7 +150,7 @@ class Ingress(CorpusService):
             _text(request, prompt),
         )
         try:
-            self._measure(generation, prompt, retrieval_s, time.perf_counter() - arrived_s, found.degraded)
+            self._measure(generation, retrieval_s, time.perf_counter() - arrived_s, found.degraded)
             head = AnswerHead(
                 prompt_token_ids=prompt.token_ids,
                 route=generation.route,
@@ -161,7 +162,9 @@ class Ingress(CorpusService):
         except BaseException:
             await generation.aclose()
             raise
-        return Answer(head, AnswerStream(generation, partial(self._ended, tenant, request, prompt)))
+        return Answer(
+            head, AnswerStream(generation, partial(self._ended, tenant, request, prompt, generation))
+        )
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> SearchResult:
         found = await self._searcher.search(tenant, query, retrieval)
@@ -248,7 +251,6 @@ class Ingress(CorpusService):
     def _measure(
         self,
         generation: Generation,
-        prompt: Prompt,
         retrieval_s: float,
         ttft_s: float,
         degraded: Sequence[str],
@@ -262,26 +264,33 @@ class Ingress(CorpusService):
         if generation.prefill is not None:
             record.observe(metrics.QUEUE_S, generation.prefill.queue_s)
             record.observe(metrics.PREFILL_S, generation.prefill.prefill_s)
-            cached = generation.prefill.cached_tokens
-            for tier, tokens in cached.items():
-                record.add(metrics.PROMPT_TOKENS, tokens, source=tier.value)
-            record.add(metrics.PROMPT_TOKENS, prompt.tokens - sum(cached.values()), source="computed")
 
     def _ended(
         self,
         tenant: TenantId,
         request: AnswerRequest,
         prompt: Prompt,
+        generation: Generation,
         outcome: Outcome,
         text: str,
         ids: Sequence[int],
     ) -> None:
         """Count it, and keep a finished answer as ids, so that the next turn can be appended to it."""
         self._instruments.add(metrics.REQUESTS, outcome=outcome)
+        if generation.prefill is not None:
+            self._count_tokens(prompt, generation.prefill)
         # a stop string cuts text that the ids still hold: such an answer is not kept
         if outcome is Outcome.FINISHED and not request.sampling.stop:
             messages = [Message(message.role, message.text) for message in request.messages]
             self._conversations.remember(tenant, messages, prompt, text, ids, stores=_searched(request))
+
+    def _count_tokens(self, prompt: Prompt, prefill: PrefillStats) -> None:
+        cached = prefill.cached_tokens
+        for tier, tokens in cached.items():
+            self._instruments.add(metrics.PROMPT_TOKENS, tokens, source=tier.value)
+        self._instruments.add(metrics.PROMPT_TOKENS, prompt.tokens - sum(cached.values()), source="computed")
+        for reason, tokens in (prefill.uncached_tokens or {}).items():
+            self._instruments.add(metrics.UNCACHED_TOKENS, tokens, reason=reason.value)
 
     def _fitted(self, request: AnswerRequest, prompt: Prompt) -> Sampling:
         room = self._builder.remaining_tokens(prompt)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from vllm import SamplingParams
@@ -17,6 +18,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from mygo.errors import BadRequest, Unavailable
 from mygo.types import GenerateRequest, PrefillStats, Sampling, Tier, TokenDelta, TokenLogprob
+from mygo.vllm_plugin.tiers.account import Account
 
 
 class VllmEngine:
@@ -52,20 +54,20 @@ class VllmEngine:
         prompt = TokensPrompt(prompt_token_ids=request.token_ids)
         if request.spans:
             prompt["cache_salt"] = request.spans[0].salt
-        first = True
+        prefill: PrefillStats | None = None
         try:
             outputs = self._client.generate(prompt, _sampling_params(request), request.request_id)
             async with contextlib.aclosing(outputs):  # at once, not when it happens to be collected
                 async for output in outputs:
                     completion = output.outputs[0]
-                    prefill = _prefill_stats(output) if first else None
                     if completion.token_ids or completion.text or completion.finish_reason:
-                        first = False
+                        known = prefill
+                        prefill = _prefill_stats(output, known)
                         yield TokenDelta(
                             text=completion.text,
                             token_ids=tuple(completion.token_ids),
                             finish_reason=completion.finish_reason,
-                            prefill=prefill,
+                            prefill=None if prefill is known else prefill,
                             logprobs=_logprobs(completion, request.sampling.logprobs),
                         )
         except EngineDeadError as error:
@@ -97,16 +99,22 @@ def _sampling_params(request: GenerateRequest) -> SamplingParams:
     )
 
 
-def _prefill_stats(output: Any) -> PrefillStats:
-    cached_tokens = {Tier.DEVICE: int(output.num_cached_tokens or 0)}
-    times = output.metrics
+def _prefill_stats(output: Any, known: PrefillStats | None) -> PrefillStats:
+    """``known``, if the output adds nothing to it."""
+    stats = known
+    if stats is None:
+        stats = PrefillStats({Tier.DEVICE: int(output.num_cached_tokens or 0)}, *_waits_s(output.metrics))
+    account = Account.of_params(output.kv_transfer_params)
+    if account is None:
+        return stats
+    return replace(stats, cached_tokens=account.cached_tokens, uncached_tokens=account.uncached_tokens)
+
+
+def _waits_s(times: Any) -> tuple[float, float]:
+    """Seconds in the queue, and of prefill."""
     if times is None or not times.first_token_ts or not times.scheduled_ts:
-        return PrefillStats(cached_tokens, queue_s=0.0, prefill_s=0.0)
-    return PrefillStats(
-        cached_tokens,
-        queue_s=max(0.0, times.scheduled_ts - times.queued_ts),
-        prefill_s=max(0.0, times.first_token_ts - times.scheduled_ts),
-    )
+        return 0.0, 0.0
+    return max(0.0, times.scheduled_ts - times.queued_ts), max(0.0, times.first_token_ts - times.scheduled_ts)
 
 
 def _logprobs(completion: Any, top: int | None) -> tuple[TokenLogprob, ...]:

@@ -200,17 +200,22 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """
         request_id = request.request_id
         self._siblings.finished(request_id)
-        self._tiers.finished(request)
+        account = self._tiers.finished(request)
+        told: dict[str, Any] | None = None
         if self._requests.pop(request_id, None) is not None:
             del self._uncomputed_tokens[request_id]
             segments = self._maps.pop(request_id, None)
             if segments is not None:
                 self._register_answer(request, segments)
                 self._ledger.finish(request_id)
-        return False, None
+                # only who knows our segment map is told: beside us, another connector may have its say
+                told = account.as_params() if account is not None else None
+        return False, told
 
     def reset_cache(self) -> bool:
         self._tiers.reset()
+        self._ledger.observe_all()
+        self._report()
         return True
 
     def shutdown(self) -> None:

@@ -7,11 +7,11 @@ sooner still.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import groupby
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.config import VllmConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler import (
@@ -27,6 +27,7 @@ from vllm.v1.request import Request
 from mygo.tree.cost import StepCost
 from mygo.tree.loading import Link, LoadPlan, Run, plan_load
 from mygo.types import Tier
+from mygo.vllm_plugin.disk.store import Presence
 from mygo.vllm_plugin.disk.tier import DiskTier
 from mygo.vllm_plugin.tiers.disk_order import DiskOrder
 from mygo.vllm_plugin.tiers.host_policy import TreeCachePolicy
@@ -35,6 +36,18 @@ from mygo.vllm_plugin.tiers.links import Speed
 from mygo.vllm_plugin.tiers.prefetch import Prefetch
 from mygo.vllm_plugin.tiers.spec import TierSpec
 from mygo.vllm_plugin.tiers.worker import TierMetadata
+
+
+class Offer(NamedTuple):
+    """What slower tiers have for a waiting request."""
+
+    held_tokens: int
+    """Right behind those on the device, without a gap."""
+    plan: LoadPlan
+    """How many of them to load, and how."""
+
+
+NO_OFFER = Offer(0, LoadPlan(0, 0.0))
 
 # Until something was measured: a PCIe 4 link and a common NVMe drive.
 GUESSED_HOST_BYTES_PER_S = 20e9
@@ -88,8 +101,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self._group = self._lookup_groups[0]
         self._bytes_per_token = spec.kv_bytes_per_token
         self.host_speed = Speed(GUESSED_HOST_BYTES_PER_S)
-        self._plans: dict[str, LoadPlan] = {}
-        """What was last decided for each request that is not admitted yet."""
+        self._offers: dict[str, Offer] = {}
+        """What was last found and decided for each request that is not admitted yet."""
         self._layerwise_jobs: set[int] = set()
         """Loads that this step's own computation reads."""
 
@@ -98,7 +111,9 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def get_num_new_matched_tokens(
         self, request: Request, num_computed_tokens: int, max_num_new_tokens: int | None = None
     ) -> tuple[int | None, bool]:
-        plan = self._plans[request.request_id] = self._plan(request, num_computed_tokens)
+        runs = list(self._runs(request, num_computed_tokens))
+        plan = self._plan(request, num_computed_tokens, runs)
+        self._offers[request.request_id] = Offer(sum(run.tokens for run in runs), plan)
         self._req_status[request.request_id].max_load_tokens = plan.tokens
         tokens, _ = super().get_num_new_matched_tokens(request, num_computed_tokens, max_num_new_tokens)
         if tokens and plan.overlapped:
@@ -108,8 +123,11 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             return min(tokens, usable_tokens - num_computed_tokens), False
         return tokens, bool(tokens)
 
-    def _plan(self, request: Request, device_tokens: int) -> LoadPlan:
-        runs = list(self._runs(request, device_tokens))
+    def offer(self, request_id: str) -> Offer:
+        """What slower tiers had for a request that is about to be admitted."""
+        return self._offers.get(request_id, NO_OFFER)
+
+    def _plan(self, request: Request, device_tokens: int, runs: Sequence[Run]) -> LoadPlan:
         everything = sum(run.tokens for run in runs)
         if not runs or not (self._gate or self._may_overlap) or not self._cost.known:
             return LoadPlan(everything, 0.0)
@@ -131,10 +149,17 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         status.update_offload_keys()
         block_tokens = self.config.kv_group_configs[self._group].tokens_per_block
         keys = status.group_states[self._group].offload_keys[device_tokens // block_tokens :]
-        for tier, run in groupby(keys, self.tier_of):
+        for tier, run in groupby(keys, self._expected_in):
             if tier is None:
                 return
             yield Run(tier, sum(block_tokens for _ in run))
+
+    def _expected_in(self, key: OffloadKey) -> Tier | None:
+        """Where a block will be found; after a start, the disk may not know yet what it has."""
+        if self._host.holds(key):
+            return Tier.HOST
+        store = self._disk.store if self._disk is not None else None
+        return Tier.DISK if store is not None and store.find(key) is not Presence.ABSENT else None
 
     def tier_of(self, key: OffloadKey) -> Tier | None:
         """The fastest tier here that has a block, or is just being given it."""
@@ -160,7 +185,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         if status is None or status.req.skip_reading_prefix_cache:
             return None
         device_tokens = self._device_tokens(status.req)
-        plan = self._plan(status.req, device_tokens)
+        plan = self._plan(status.req, device_tokens, list(self._runs(status.req, device_tokens)))
         block_tokens = self.config.kv_group_configs[self._group].tokens_per_block
         first = device_tokens // block_tokens
         keys = status.group_states[self._group].offload_keys[first : first + plan.tokens // block_tokens]
@@ -181,8 +206,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def update_state_after_alloc(
         self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
     ) -> None:
-        plan = self._plans.pop(request.request_id, None)
-        if not num_external_tokens or plan is None or not plan.overlapped:
+        offer = self._offers.pop(request.request_id, NO_OFFER)
+        if not num_external_tokens or not offer.plan.overlapped:
             super().update_state_after_alloc(request, blocks, num_external_tokens)
             return
         status = self._req_status[request.request_id]
@@ -219,6 +244,11 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             }
             scheduler_output.finished_req_ids = scheduler_output.finished_req_ids - loading
         return super()._build_store_jobs(scheduler_output)
+
+    def request_finished(self, request: Request) -> tuple[bool, dict[str, Any] | None]:
+        self._offers.pop(request.request_id, None)
+        held: tuple[bool, dict[str, Any] | None] = super().request_finished(request)
+        return held
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> TierMetadata:
         if self._prefetch is not None:

@@ -26,10 +26,11 @@ from mygo.tree.cost import StepCost
 from mygo.types import Tier
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.settings import TierSettings
+from mygo.vllm_plugin.tiers.account import Account, settle
 from mygo.vllm_plugin.tiers.device_queue import TreeFreeQueue
 from mygo.vllm_plugin.tiers.keeper import Keeper
 from mygo.vllm_plugin.tiers.meter import StepMeter
-from mygo.vllm_plugin.tiers.scheduler import TierScheduler
+from mygo.vllm_plugin.tiers.scheduler import NO_OFFER, TierScheduler
 from mygo.vllm_plugin.tiers.spec import TierSpec, native_settings
 from mygo.vllm_plugin.tiers.worker import TierWorker
 
@@ -72,6 +73,8 @@ class Tiers:
         self._requests: dict[str, Request] = {}
         self._matched_tokens: dict[str, int] = {}
         """Of waiting requests: tokens on the device when last looked."""
+        self._accounts: dict[str, Account] = {}
+        """Of admitted requests, as of their first admission."""
         spec: TierSpec | None = None
         host_tokens = 0
         native = offloading_config(vllm_config, settings)
@@ -126,11 +129,25 @@ class Tiers:
 
     def admitted(self, request: Request, blocks: KVCacheBlocks, loaded_tokens: int) -> None:
         """The request got its blocks; the last ``loaded_tokens`` cached ones are to be loaded."""
-        device_tokens = self._matched_tokens.pop(request.request_id, None)
-        if device_tokens is not None:  # None: its load has ended, and it was admitted when that began
-            self.keeper.tree.admitted(request.request_id, device_tokens + loaded_tokens)
+        request_id = request.request_id
+        offer = NO_OFFER
         if self._offload is not None:
+            offer = self._offload.offer(request_id)
             self._offload.update_state_after_alloc(request, blocks, loaded_tokens)
+        device_tokens = self._matched_tokens.pop(request_id, None)
+        if device_tokens is None:  # its load has ended, and it was admitted when that began
+            return
+        if request_id not in self._accounts:  # a preempted request is admitted again
+            self._accounts[request_id] = settle(
+                prompt_tokens=request.num_prompt_tokens,
+                block_tokens=self._cache.block_tokens,
+                device_tokens=device_tokens,
+                loaded_tokens=self._loaded_tokens(request, loaded_tokens),
+                planned_tokens=offer.plan.tokens,
+                held_tokens=offer.held_tokens,
+                seen_tokens=self.keeper.tree.seen_tokens(request_id),
+            )
+        self.keeper.tree.admitted(request_id, device_tokens + loaded_tokens)
 
     def sources(self, request: Request, loaded_tokens: int) -> dict[CacheHitSource, int]:
         """From which tiers the tokens to be loaded come."""
@@ -141,17 +158,26 @@ class Tiers:
         )
         return sources
 
-    def finished(self, request: Request) -> None:
-        """The request is over, in whatever way. Its blocks are freed next."""
+    def _loaded_tokens(self, request: Request, loaded_tokens: int) -> dict[Tier, int]:
+        tokens: dict[Tier, int] = {}
+        for source, count in self.sources(request, loaded_tokens).items():
+            # a sliding window's history is not loaded at all: vLLM names no source for it
+            tier = Tier.DISK if source is CacheHitSource.DISK else Tier.HOST
+            tokens[tier] = tokens.get(tier, 0) + count
+        return tokens
+
+    def finished(self, request: Request) -> Account | None:
+        """The request is over, in whatever way. Its blocks are freed next. None: it was never admitted."""
         request_id = request.request_id
         if self._requests.pop(request_id, None) is None:
-            return
+            return None
         self._matched_tokens.pop(request_id, None)
         prompt_blocks = request.num_prompt_tokens // self._cache.block_tokens
         self.keeper.tree.extend(request_id, self._cache.hashes(request)[prompt_blocks:])
         self.keeper.tree.finished(request_id)
         if self._offload is not None:
             self._offload.request_finished(request)
+        return self._accounts.pop(request_id, None)
 
     # --- a step ----------------------------------------------------------------------------------
 
