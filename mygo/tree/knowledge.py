@@ -18,6 +18,7 @@ from mygo.tree.waiting import WaitingQueue
 from mygo.types import Tier
 
 _COMPUTED_BEHIND_TOKENS = 512
+"""A typical rest of a prompt: what is computed in any case pays the fixed cost of a step."""
 
 
 @dataclass(slots=True)
@@ -39,7 +40,7 @@ class KnowledgeTree:
         *,
         block_tokens: int,
         prefill_s: PrefillSeconds,
-        half_life_requests: float | None = None,
+        half_life_requests: float | None = 4_000.0,
         ghosts: int = 16_384,
         lookahead_tokens: int = 0,
     ) -> None:
