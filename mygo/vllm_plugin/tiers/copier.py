@@ -167,6 +167,7 @@ class LayerCopier(Copier):
         device = GPULoadStoreSpec(list(range(blocks)), [blocks, *others], [0, *others])
         host = CPULoadStoreSpec(list(range(blocks)))
         self._store(-1, device, host, None)
+        self._load(-1, host, device, {}, None)  # touches pages for the first time, which takes longer
         result = self._load(-1, host, device, {}, None)
         return int(result.transfer_size or 0), float(result.transfer_time or 0.0)
 

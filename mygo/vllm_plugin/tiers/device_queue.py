@@ -7,6 +7,8 @@ those that a shelf gives up.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, KVCacheBlock, get_block_hash
 
 from mygo.tree.shelf import Shelf
@@ -32,9 +34,7 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         listed = min(n, self.num_free_blocks - len(self._hashes))
         taken: list[KVCacheBlock] = super().popleft_n(listed) if listed else []
         while len(taken) < n:
-            victims = self._shelf.evict(min(n - len(taken), len(self._blocks)))
-            assert victims is not None, "vLLM took more blocks than are free"
-            for victim in victims:
+            for victim in self._victims(min(n - len(taken), len(self._blocks))):
                 taken.extend(self._give(victim))
         extra = taken[n:]
         del taken[n:]
@@ -87,6 +87,16 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
             *super().get_all_free_blocks(),
             *(block for twins in self._blocks.values() for block in twins),
         ]
+
+    def _victims(self, count: int) -> list[bytes]:
+        victims = self._shelf.evict(count)
+        if victims is None:
+            # Two requests computed the same block at once, and the shelf keeps it for the one that goes
+            # on below it, while the other one's copy is free: vLLM counts on that, so it goes.
+            victims = list(islice(self._blocks, count))
+            for victim in victims:
+                self._shelf.drop(victim)
+        return victims
 
     def _give(self, cached: bytes) -> list[KVCacheBlock]:
         """Take a hash's blocks out; they are counted as free no more."""

@@ -27,7 +27,7 @@ from vllm.v1.request import Request
 from mygo.tree.cost import StepCost
 from mygo.tree.loading import Link, LoadPlan, Run, plan_load
 from mygo.types import Tier
-from mygo.vllm_plugin.disk.store import Presence
+from mygo.vllm_plugin.disk.records import Presence
 from mygo.vllm_plugin.disk.tier import DiskTier
 from mygo.vllm_plugin.tiers.disk_order import DiskOrder
 from mygo.vllm_plugin.tiers.host_policy import TreeCachePolicy
@@ -177,6 +177,11 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             speed = store.speed.bytes_per_s or GUESSED_DISK_BYTES_PER_S
             links[Tier.DISK] = Link(speed, store.queued_read_bytes)
         return links
+
+    def tokens_per_s(self, tier: Tier) -> float:
+        """How fast KV comes from a tier to the next faster one; 0: no such tier."""
+        link = self._links().get(tier)
+        return link.bytes_per_s / self._bytes_per_token if link is not None else 0.0
 
     # --- reading ahead ---------------------------------------------------------------------------
 

@@ -1,0 +1,216 @@
+"""The tiers in a real vLLM: exact under constant eviction, whatever is lost, and nobody else's.
+
+The model is tiny and its weights are random, so thousands of requests are served in seconds; every answer
+is compared with that of plain vLLM without any cache.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_engine import BLOCK_BYTES, BLOCK_TOKENS, Ask, TinyEngine, save_model, words
+
+from mygo.vllm_plugin.settings import TierSettings, engine_arguments
+
+pytestmark = pytest.mark.engine
+
+DEVICE_BLOCKS = 24
+HOST_BYTES = 48 * BLOCK_BYTES
+DISK_BYTES = 160 * BLOCK_BYTES
+SALTS = ("public", "tenant-a", "tenant-b")
+MakeEngine = Callable[[TierSettings], TinyEngine]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _process() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="module")
+def asks() -> list[Ask]:
+    """Requests about shared documents, most of them about few; longer together than all tiers."""
+    rng = random.Random(7)
+    system = words(rng, 45)
+    documents = [words(rng, rng.randrange(25, 130)) for _ in range(40)]
+    weights = [1 / (rank + 1) for rank in range(len(documents))]
+    return [
+        Ask(
+            (system, *rng.choices(documents, weights, k=3), words(rng, rng.randrange(3, 40))),
+            rng.choice(SALTS),
+        )
+        for _ in range(120)
+    ]
+
+
+@pytest.fixture(scope="module")
+def plain(model: Path, asks: list[Ask]) -> dict[Ask, tuple[int, ...]]:
+    """What vLLM without any cache answers."""
+    engine = TinyEngine(model, device_blocks=64, enable_prefix_caching=False)
+    answers = {ask: engine.one(ask).ids for ask in asks}
+    engine.close()
+    return answers
+
+
+@pytest.fixture
+def make(model: Path) -> Iterator[MakeEngine]:
+    engines: list[TinyEngine] = []
+
+    def make(tiers: TierSettings) -> TinyEngine:
+        engine = TinyEngine(model, device_blocks=DEVICE_BLOCKS, **engine_arguments(tiers=tiers))
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    "tiers",
+    [
+        pytest.param(TierSettings(host_bytes=HOST_BYTES), id="host"),
+        pytest.param(TierSettings(host_bytes=HOST_BYTES, load_gate=False, layerwise=False), id="before"),
+        pytest.param(
+            TierSettings(host_bytes=HOST_BYTES, device_policy="pgdsf", load_gate=False), id="device"
+        ),
+        pytest.param(TierSettings(host_bytes=HOST_BYTES, disk_bytes=DISK_BYTES, load_gate=False), id="disk"),
+        pytest.param(
+            TierSettings(
+                host_bytes=HOST_BYTES,
+                disk_bytes=DISK_BYTES,
+                load_gate=False,
+                layerwise=False,
+                device_policy="s3fifo",
+                disk_read_s_per_byte=2e-8,
+            ),
+            id="slow-disk",
+        ),
+    ],
+)
+def test_answers_are_plain_vllms_when_everything_is_evicted_all_the_time(
+    tiers: TierSettings,
+    make: MakeEngine,
+    asks: list[Ask],
+    plain: dict[Ask, tuple[int, ...]],
+    tmp_path: Path,
+) -> None:
+    if tiers.disk_bytes:
+        tiers = replace(tiers, disk_path=str(tmp_path / "kv"))
+    engine = make(tiers)
+    rng = random.Random(11)
+    cached_tokens = 0
+    served = 0
+    while served < 500:
+        batch = rng.choices(asks, k=rng.randrange(1, 14))
+        ids = {engine.add(ask): ask for ask in batch}
+        for request_id in rng.sample(sorted(ids), k=len(ids) // 6):
+            for _ in range(rng.randrange(3)):
+                engine.step()
+            engine.engine.abort_request([request_id])
+        for request_id, answer in engine.drain().items():
+            assert answer.ids == plain[ids[request_id]], (served, request_id)
+            cached_tokens += answer.cached_tokens
+            served += 1
+        if rng.random() < 0.03:
+            engine.reset()
+    assert cached_tokens > 100 * BLOCK_TOKENS
+
+
+def test_what_left_the_device_comes_from_host_memory(make: MakeEngine, asks: list[Ask]) -> None:
+    engine = make(TierSettings(host_bytes=HOST_BYTES, load_gate=False))
+    ask = asks[0]
+    cold = engine.one(ask)
+    engine.settle()
+    engine.reset()
+    assert engine.one(ask).cached_tokens == (len(ask.ids) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+    assert cold.cached_tokens == 0
+
+
+def test_another_tenant_hits_nothing_in_any_tier(make: MakeEngine, asks: list[Ask], tmp_path: Path) -> None:
+    engine = make(
+        TierSettings(host_bytes=HOST_BYTES, disk_path=str(tmp_path), disk_bytes=DISK_BYTES, load_gate=False)
+    )
+    mine = Ask(asks[0].documents, "tenant-a")
+    theirs = Ask(asks[0].documents, "tenant-b")
+    engine.one(mine)
+    engine.settle()
+    engine.reset()
+    assert engine.one(theirs).cached_tokens == 0
+    assert engine.one(mine).cached_tokens > 0
+
+
+def test_disk_outlives_the_engine_and_answers_stay_exact(
+    make: MakeEngine, asks: list[Ask], plain: dict[Ask, tuple[int, ...]], tmp_path: Path
+) -> None:
+    tiers = TierSettings(host_bytes=HOST_BYTES, disk_path=str(tmp_path), disk_bytes=2**26, load_gate=False)
+    first = make(tiers)
+    some = asks[:12]
+    for ask in some:
+        first.one(ask)
+    first.settle()
+    first.close()
+    second = make(tiers)
+    for ask in some:
+        answer = second.one(ask)
+        assert answer.ids == plain[ask]
+        assert answer.cached_tokens == (len(ask.ids) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "forbid"])
+def test_damaged_files_are_misses_and_never_answers(
+    harm: str, make: MakeEngine, asks: list[Ask], plain: dict[Ask, tuple[int, ...]], tmp_path: Path
+) -> None:
+    engine = make(
+        TierSettings(host_bytes=8 * BLOCK_BYTES, disk_path=str(tmp_path), disk_bytes=2**26, load_gate=False)
+    )
+    some = asks[:20]
+    for ask in some:
+        engine.one(ask)
+    engine.settle()
+    rng = random.Random(3)
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > BLOCK_BYTES]
+    assert files
+    for path in rng.sample(files, len(files) // 2):
+        size = path.stat().st_size
+        if harm == "truncate":
+            os.truncate(path, rng.randrange(size))
+        elif harm == "flip":
+            with path.open("r+b") as file:
+                file.seek(rng.randrange(size - 64))
+                file.write(bytes(64))
+        elif harm == "delete":
+            path.unlink()
+        else:
+            path.chmod(0)
+    engine.reset()
+    for ask in some:
+        assert engine.one(ask).ids == plain[ask]
+
+
+def test_gate_computes_what_a_slow_link_would_load_later(make: MakeEngine, asks: list[Ask]) -> None:
+    engine = make(TierSettings(host_bytes=HOST_BYTES))
+    for ask in asks[:40]:  # the engine learns what computing costs
+        engine.one(ask)
+    speed = engine.tiers.host_speed
+    engine.settle()
+    engine.reset()
+    speed.observe(2**40, 2.0**20)  # a MiB takes a second
+    assert engine.one(asks[39]).cached_tokens == 0
+    engine.settle()
+    engine.reset()
+    speed.observe(2**60, 1.0)
+    assert engine.one(asks[39]).cached_tokens > 0

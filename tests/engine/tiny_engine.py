@@ -1,0 +1,157 @@
+"""vLLM with a model of random weights that takes milliseconds: thousands of real requests in a test."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BLOCK_TOKENS = 32
+LAYERS, KV_HEADS, HEAD = 4, 2, 64
+KV_BYTES_PER_TOKEN = 2 * LAYERS * KV_HEADS * HEAD * 4
+BLOCK_BYTES = BLOCK_TOKENS * KV_BYTES_PER_TOKEN
+VOCABULARY = 4096
+
+_CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": KV_HEADS,
+    "head_dim": HEAD,
+    "num_hidden_layers": LAYERS,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "torch_dtype": "float32",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    ids: tuple[int, ...]
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request: documents one after the other, and whose they are."""
+
+    documents: tuple[tuple[int, ...], ...]
+    salt: str = "public"
+    max_tokens: int = 3
+
+    @property
+    def ids(self) -> list[int]:
+        return [token for document in self.documents for token in document]
+
+    @property
+    def spans(self) -> list[list[Any]]:
+        spans: list[list[Any]] = []
+        end = 0
+        for number, document in enumerate(self.documents):
+            end += len(document)
+            spans.append([f"{abs(hash((self.salt, self.documents[: number + 1]))):032x}", end, self.salt])
+        return spans
+
+
+def words(rng: random.Random, tokens: int) -> tuple[int, ...]:
+    return tuple(rng.randrange(10, VOCABULARY) for _ in range(tokens))
+
+
+def save_model(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
+    return folder
+
+
+class TinyEngine:
+    """An LLMEngine in this process, stepped by hand. Needs VLLM_ENABLE_V1_MULTIPROCESSING=0."""
+
+    def __init__(self, model: Path, *, device_blocks: int, **arguments: Any) -> None:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self.engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=str(model),
+                load_format="dummy",
+                skip_tokenizer_init=True,
+                dtype="float32",
+                enforce_eager=True,
+                block_size=BLOCK_TOKENS,
+                # one block is vLLM's placeholder
+                kv_cache_memory_bytes=(device_blocks + 1) * BLOCK_BYTES,
+                max_model_len=min(1024, device_blocks * BLOCK_TOKENS),
+                max_num_batched_tokens=256,
+                max_num_seqs=16,
+                **arguments,
+            )
+        )
+        self.core = self.engine.engine_core.engine_core
+        self._count = 0
+
+    @property
+    def tiers(self) -> Any:
+        return self.core.scheduler.connector._tiers
+
+    def add(self, ask: Ask) -> str:
+        from vllm import SamplingParams
+
+        self._count += 1
+        request_id = f"r{self._count}"
+        params = SamplingParams(
+            max_tokens=ask.max_tokens,
+            temperature=0.0,
+            ignore_eos=True,
+            detokenize=False,
+            extra_args={"kv_transfer_params": {"mygo": {"spans": ask.spans}}},
+        )
+        self.engine.add_request(request_id, {"prompt_token_ids": ask.ids, "cache_salt": ask.salt}, params)
+        return request_id
+
+    def step(self) -> dict[str, Served]:
+        return {
+            output.request_id: Served(tuple(output.outputs[0].token_ids), output.num_cached_tokens or 0)
+            for output in self.engine.step()
+            if output.finished
+        }
+
+    def drain(self) -> dict[str, Served]:
+        served: dict[str, Served] = {}
+        while self.engine.has_unfinished_requests():
+            served |= self.step()
+        return served
+
+    def serve(self, asks: Sequence[Ask]) -> list[Served]:
+        """All at once; answers in their order."""
+        ids = [self.add(ask) for ask in asks]
+        served = self.drain()
+        return [served[request_id] for request_id in ids]
+
+    def one(self, ask: Ask) -> Served:
+        return self.serve([ask])[0]
+
+    def settle(self, steps: int = 200) -> None:
+        """Let copies and writes under way end, as an idle engine's loop does."""
+        import time
+
+        for _ in range(steps):
+            if not self.core.scheduler.connector.has_pending_push_work():
+                return
+            self.engine.step()
+            self.core.step()
+            time.sleep(0.005)
+
+    def reset(self) -> None:
+        assert self.engine.reset_prefix_cache()
+
+    def close(self) -> None:
+        self.engine.engine_core.shutdown()
