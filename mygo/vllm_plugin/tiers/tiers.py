@@ -29,6 +29,7 @@ from mygo.vllm_plugin.settings import TierSettings
 from mygo.vllm_plugin.tiers.account import Account, settle
 from mygo.vllm_plugin.tiers.device_queue import TreeFreeQueue
 from mygo.vllm_plugin.tiers.keeper import Keeper
+from mygo.vllm_plugin.tiers.links import Speed
 from mygo.vllm_plugin.tiers.meter import StepMeter
 from mygo.vllm_plugin.tiers.scheduler import NO_OFFER, TierScheduler
 from mygo.vllm_plugin.tiers.spec import TierSpec, native_settings
@@ -207,6 +208,12 @@ class Tiers:
     # --- facts -----------------------------------------------------------------------------------
 
     @property
+    def host_speed(self) -> Speed:
+        """Of the link between host memory and the device, as measured. Needs a host tier."""
+        assert self._offload is not None
+        return self._offload.host_speed
+
+    @property
     def busy(self) -> bool:
         """Copies are under way that must be heard of even if nobody computes."""
         return self._offload is not None and bool(self._offload.has_pending_push_work())
@@ -216,6 +223,10 @@ class Tiers:
         if self._offload is None:
             return None
         return self._offload.tier_of(make_offload_key(block, self._cache.group_id))
+
+    def tokens_per_s(self, tier: Tier) -> float:
+        """How fast KV comes from a tier to the next faster one, as measured or guessed; 0: no such tier."""
+        return self._offload.tokens_per_s(tier) if self._offload is not None else 0.0
 
     def cleared(self) -> None:
         """The device's cache was emptied."""
