@@ -156,6 +156,10 @@ class WorkerLoad:
     """Prompt tokens still to be computed, of waiting and running requests."""
     free_tokens: int = 0
     """Device KV tokens that could be allocated now (evictable ones included)."""
+    host_tokens_per_s: float = 0.0
+    """KV tokens that come from host memory to the device, as last measured; 0: no such tier."""
+    disk_tokens_per_s: float = 0.0
+    """KV tokens that come from disk to host memory, as last measured; 0: no such tier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +371,9 @@ class Candidate:
     profile: ProfileGrid
     accepting: bool = True
     """False if the worker has as many open requests as it may."""
+    host_tokens_per_s: float = 0.0
+    """See ``WorkerLoad``. 0 if it is not known: then loading counts as free."""
+    disk_tokens_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +383,8 @@ class Route:
     """Predicted seconds from now to the first token (queue, load and prefill)."""
     predicted_cached_tokens: int
     queue_s: float = 0.0
+    load_s: float = 0.0
+    """From slower tiers to the device."""
     prefill_s: float = 0.0
     considered: Mapping[WorkerId, float] = field(default_factory=dict)
     """Predicted seconds of every worker that was considered, for logs and tests."""

@@ -98,6 +98,7 @@ class Record:
             "worker": head.route.worker,
             "route": {
                 "predicted_s": _rounded(head.route.predicted_s),
+                "predicted_load_s": _rounded(head.route.load_s),
                 "predicted_cached_tokens": head.route.predicted_cached_tokens,
             },
             "degraded": list(head.degraded),

@@ -41,11 +41,18 @@ def print_status(status: Json) -> None:
 
 def _workers(workers: list[Json]) -> Table:
     table = Table(
-        "worker", "node", "tokens held", "capacity", "running", "waiting", "tokens queued", box=None
-    )
+        "worker", "node", "tokens on device", "of", "in host memory", "on disk", "running", "waiting",
+        "tokens queued", box=None,
+    )  # fmt: skip
     for worker in workers:
-        cells = ("id", "node", "held_tokens", "device_tokens", "running", "waiting", "queued_tokens")
-        table.add_row(*(escape(str(worker.get(cell, "-"))) for cell in cells))
+        held = worker.get("held_tokens") or {}
+        cells = [
+            *(worker.get(cell, "-") for cell in ("id", "node")),
+            *(held.get("device", "-"), worker.get("device_tokens", "-")),
+            *(held.get("host", "-"), held.get("disk", "-")),
+            *(worker.get(cell, "-") for cell in ("running", "waiting", "queued_tokens")),
+        ]
+        table.add_row(*(escape(str(cell)) for cell in cells))
     return table
 
 

@@ -17,6 +17,7 @@ from mygo.types import (
     Residency,
     ResidencyEvent,
     SegmentKey,
+    Tier,
     WorkerId,
     WorkerInfo,
     WorkerLoad,
@@ -264,9 +265,13 @@ class Directory:
             located.update(self._tree.locate(path, block_tokens, workers))
         return located
 
-    def held_tokens(self, worker: WorkerId) -> int:
-        """Tokens that a worker reported as held, each counted once; KeyError if it never joined."""
-        return sum(max(0, event.prefix_tokens - event.start_tokens) for event in self._held(worker))
+    def held_tokens(self, worker: WorkerId) -> dict[Tier, int]:
+        """Tokens that a worker reported as held, each counted once, by the slowest tier of their segment's
+        held blocks; KeyError if it never joined."""
+        tokens = dict.fromkeys(Tier, 0)
+        for event in self._held(worker):
+            tokens[event.tier] += max(0, event.prefix_tokens - event.start_tokens)
+        return tokens
 
     def holders(self, key: SegmentKey) -> frozenset[WorkerId]:
         """Workers that hold some of a segment, or are expected to."""

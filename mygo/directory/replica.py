@@ -13,6 +13,7 @@ from mygo.types import (
     RequestId,
     Residency,
     SegmentKey,
+    Tier,
     WorkerId,
     WorkerInfo,
     WorkerLoad,
@@ -157,7 +158,7 @@ class Replica:
         """See ``Directory.locate``."""
         return self._view.locate(path)
 
-    def held_tokens(self, worker: WorkerId) -> int:
+    def held_tokens(self, worker: WorkerId) -> dict[Tier, int]:
         """See ``Directory.held_tokens``."""
         return self._view.held_tokens(worker)
 

@@ -1,13 +1,14 @@
 """PURE. Which worker serves a prompt soonest: one price in seconds per worker, the lowest wins.
 
-``queue_s`` what is ahead -> ``choose`` the argmin -> ``Reservations`` so that the next request sees this
-one; ``RoutingDesk`` does all of it for one request. ``ROUTERS`` holds that router and the baselines it
-is compared with, behind one Protocol.
+``queue_s`` what is ahead -> ``predict`` what would be loaded and computed -> ``choose`` the argmin ->
+``Reservations`` so that the next request sees this one; ``RoutingDesk`` does all of it for one request.
+``ROUTERS`` holds that router and the baselines it is compared with, behind one Protocol.
 """
 
 from mygo.routing.baselines import ConsistentHash, PowerOfTwo, RoundRobin
 from mygo.routing.choose import choose
 from mygo.routing.desk import ClusterView, RoutingDesk
+from mygo.routing.predict import Prediction, predict
 from mygo.routing.prefix_affinity import PrefixAffinity
 from mygo.routing.reservations import Reservations, queue_s
 from mygo.routing.router import Router, RouteRequest, route_to
@@ -19,6 +20,7 @@ __all__ = [
     "ConsistentHash",
     "PowerOfTwo",
     "PredictedSeconds",
+    "Prediction",
     "PrefixAffinity",
     "Reservations",
     "RoundRobin",
@@ -26,6 +28,7 @@ __all__ = [
     "Router",
     "RoutingDesk",
     "choose",
+    "predict",
     "queue_s",
     "route_to",
 ]

@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from mygo.routing.predict import predict
 from mygo.routing.router import accepting, route_to
-from mygo.tree.profile import prefill_s
 from mygo.types import Candidate, Route, WorkerId
 
 _TIE = 1e-9
@@ -27,7 +27,7 @@ def choose(
     shared_tokens: int = 0,
     working_set_tokens: Mapping[WorkerId, int] | None = None,
 ) -> Route:
-    """Argmin over accepting workers of ``queue_s + prefill_s * (1 + what the prefill costs others)``.
+    """Argmin over accepting workers of ``queue_s + load_s + prefill_s * (1 + what that costs others)``.
 
     With both weights 0 this is the worker that answers this request soonest. But a prefill costs
     later requests too, and a router that forgets them spreads copies of every document over all
@@ -44,7 +44,9 @@ def choose(
     has them in the long run, so they are priced as held everywhere: otherwise the first worker that
     computed them would win every cold request for ever.
 
-    ``Route.predicted_s`` is what this request will wait (queue and prefill, nothing else);
+    Loading from slower tiers (``predict``) costs others nothing: links are idle most of the time.
+
+    ``Route.predicted_s`` is what this request will wait (queue, load and prefill, nothing else);
     ``Route.considered`` has the prices. Ties are broken by ``rng``. Raises Unavailable if no worker
     accepts.
     """
@@ -54,13 +56,12 @@ def choose(
     open_per_worker = sum(each.running for each in able) / len(able)
 
     def price_s(candidate: Candidate) -> float:
-        held_tokens = min(max(candidate.residency.cached_tokens, shared_tokens), prompt_tokens)
-        own_s = prefill_s(candidate.profile, held_tokens, prompt_tokens - held_tokens)
+        own = predict(candidate, prompt_tokens, shared_tokens)
         more_tokens = asked_tokens[candidate.worker] - least_tokens
         crowding = more_tokens / most_tokens if more_tokens else 0.0
         later = recompute_weight * (1 + open_per_worker / _BUSY) * (1 + crowding)
         decodes = decode_delay_weight * candidate.running
-        return candidate.queue_s + own_s * (1 + later + decodes)
+        return candidate.queue_s + own.load_s + own.prefill_s * (1 + later + decodes)
 
     prices_s = {each.worker: price_s(each) for each in able}
     lowest_s = min(prices_s.values())

@@ -187,6 +187,8 @@ class RoutingDesk:
             running=running,
             profile=info.profile,
             accepting=open_requests < self._max_ongoing,
+            host_tokens_per_s=load.host_tokens_per_s,
+            disk_tokens_per_s=load.disk_tokens_per_s,
         )
 
     def _shortlist(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from mygo.errors import Unavailable
-from mygo.tree.profile import prefill_s
+from mygo.routing.predict import predict
 from mygo.types import Candidate, PathStep, Route
 
 
@@ -57,12 +57,12 @@ def accepting(workers: Sequence[Candidate]) -> list[Candidate]:
 
 def route_to(candidate: Candidate, prompt_tokens: int) -> Route:
     """The route to this worker: what it holds of the prompt, and the predicted seconds there."""
-    cached_tokens = min(candidate.residency.cached_tokens, prompt_tokens)
-    own_s = prefill_s(candidate.profile, cached_tokens, prompt_tokens - cached_tokens)
+    own = predict(candidate, prompt_tokens)
     return Route(
         worker=candidate.worker,
-        predicted_s=candidate.queue_s + own_s,
-        predicted_cached_tokens=cached_tokens,
+        predicted_s=candidate.queue_s + own.load_s + own.prefill_s,
+        predicted_cached_tokens=own.cached_tokens,
         queue_s=candidate.queue_s,
-        prefill_s=own_s,
+        load_s=own.load_s,
+        prefill_s=own.prefill_s,
     )

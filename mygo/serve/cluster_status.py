@@ -85,13 +85,13 @@ class ClusterStatus:
         directory = self._dispatcher.directory
         workers: list[dict[str, Any]] = []
         for name, info in directory.workers.items():
-            load = directory.load(name)
+            load, held = directory.load(name), directory.held_tokens(name)
             workers.append(
                 {
                     "id": name,
                     "node": info.node,
                     "epoch": info.epoch,
-                    "held_tokens": directory.held_tokens(name),
+                    "held_tokens": {tier.value: count for tier, count in held.items()},
                     "device_tokens": info.device_tokens,
                     "waiting": load.waiting,
                     "running": load.running,

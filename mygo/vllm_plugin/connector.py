@@ -253,7 +253,14 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             else:
                 waiting += 1
                 queued_tokens += self._uncomputed_tokens[request_id]
-        return WorkerLoad(waiting, running, queued_tokens, self._cache.free_tokens)
+        return WorkerLoad(
+            waiting,
+            running,
+            queued_tokens,
+            self._cache.free_tokens,
+            host_tokens_per_s=self._tiers.tokens_per_s(Tier.HOST),
+            disk_tokens_per_s=self._tiers.tokens_per_s(Tier.DISK),
+        )
 
     # --- worker side -----------------------------------------------------------------------------
 

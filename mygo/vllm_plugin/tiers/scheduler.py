@@ -171,17 +171,21 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def _links(self) -> dict[Tier, Link]:
         loading = sum(len(job.keys) for job in self._jobs.values() if not job.is_store)
         chunk_bytes = self._bytes_per_token * self.config.kv_group_configs[self._group].tokens_per_block
-        links = {Tier.HOST: Link(self.host_speed.bytes_per_s, int(loading * chunk_bytes))}
+        links = {Tier.HOST: Link(self._bytes_per_s(Tier.HOST), int(loading * chunk_bytes))}
         store = self._disk.store if self._disk is not None else None
         if store is not None:
-            speed = store.speed.bytes_per_s or GUESSED_DISK_BYTES_PER_S
-            links[Tier.DISK] = Link(speed, store.queued_read_bytes)
+            links[Tier.DISK] = Link(self._bytes_per_s(Tier.DISK), store.queued_read_bytes)
         return links
+
+    def _bytes_per_s(self, tier: Tier) -> float:
+        if tier is Tier.HOST:
+            return self.host_speed.bytes_per_s
+        store = self._disk.store if self._disk is not None else None
+        return store.speed.bytes_per_s or GUESSED_DISK_BYTES_PER_S if store is not None else 0.0
 
     def tokens_per_s(self, tier: Tier) -> float:
         """How fast KV comes from a tier to the next faster one; 0: no such tier."""
-        link = self._links().get(tier)
-        return link.bytes_per_s / self._bytes_per_token if link is not None else 0.0
+        return self._bytes_per_s(tier) / self._bytes_per_token
 
     # --- reading ahead ---------------------------------------------------------------------------
 

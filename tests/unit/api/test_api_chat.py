@@ -29,7 +29,7 @@ def test_completion_carries_text_usage_and_the_mygo_block(client):
     assert mygo["usage"]["computed_tokens"] == 28
     assert 0 < mygo["usage"]["ttft_s"] <= mygo["usage"]["total_s"]
     assert (mygo["reuse"], mygo["worker"], mygo["document_order"]) == ("exact", "w1", "retrieval")
-    assert mygo["route"] == {"predicted_s": 0.03, "predicted_cached_tokens": 72}
+    assert mygo["route"] == {"predicted_s": 0.03, "predicted_load_s": 0.0, "predicted_cached_tokens": 72}
 
 
 def test_stream_has_role_text_finish_and_mygo_last(client):

@@ -136,3 +136,17 @@ def test_locate_counts_common_prefix_when_a_sibling_is_on_its_way(names: list[st
 
 def test_locate_is_empty_when_the_path_is_empty() -> None:
     assert Directory("test").locate([]) == {}
+
+
+def test_held_tokens_are_counted_once_and_by_tier() -> None:
+    directory = Directory("i")
+    worker = WorkerId("w")
+    directory.join(WorkerInfo(worker, "e", "m", 4, 1024, 1024, PROFILE))
+    events = (
+        ResidencyEvent(SegmentKey("a"), None, 0, 8, 8, True),
+        ResidencyEvent(SegmentKey("a/b"), SegmentKey("a"), 8, 20, 16, False, Tier.HOST),
+        ResidencyEvent(SegmentKey("a/c"), SegmentKey("a"), 8, 12, 12, True, Tier.DISK),
+        ResidencyEvent(SegmentKey("a/d"), SegmentKey("a"), 8, 12, 12, True, Tier.DISK),
+    )
+    directory.apply(WorkerReport(worker, "e", 0, events, WorkerLoad(), snapshot=True))
+    assert directory.held_tokens(worker) == {Tier.DEVICE: 8, Tier.HOST: 8, Tier.DISK: 8}
