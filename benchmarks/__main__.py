@@ -147,6 +147,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         from mygo.retrieval.embed import Embedder
 
         layout = Layout(settings.model, settings.model_path, options.seed)
+        layout.check(trace)
         embedder = EmbedderConfig()
         embedder_path = models.resolve(embedder.source, settings.cache_dir, progress=True)
         retrieval = Retrieval(Embedder(str(embedder_path), embedder.batch))

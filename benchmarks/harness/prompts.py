@@ -35,6 +35,12 @@ class Layout:
         self._model_path = model_path
         self._seed = seed
 
+    def check(self, trace: Trace) -> None:
+        """Raises ConfigError if a prompt cannot fit the model's context, before any text is made for it."""
+        for request in trace.requests:
+            if trace.prompt_tokens(request) > self._max_context_tokens:
+                raise self._too_long(trace, request)
+
     def queries(self, trace: Trace, edition: str, *, output_tokens: int | None) -> list[Query]:
         """One query per request, in order.
 
@@ -42,10 +48,6 @@ class Layout:
         can be served after the other by the same servers as if nothing had been before. ``output_tokens``
         bounds the length of answers. Raises ConfigError if a prompt does not fit the model's context.
         """
-        for request in trace.requests:
-            # before texts are made, which takes minutes if they are absurdly long
-            if trace.prompt_tokens(request) > self._max_context_tokens:
-                raise self._too_long(trace, request)
         texts = Synthesizer(self._model_path, seed=zlib.crc32(f"{self._seed}/{edition}".encode()))
         return [self._query(trace, request, texts, output_tokens) for request in trace.requests]
 

@@ -78,6 +78,16 @@ def test_main_names_the_line_when_a_trace_is_malformed(
     assert said.startswith(f"error: {trace}") and words in said and said.count("\n") == 1
 
 
+def test_main_refuses_a_trace_that_the_model_cannot_hold_before_it_starts_servers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.jsonl"
+    request = '{"request": 0, "arrival_s": 0.5, "system": "s", "question_tokens": 10, "output_tokens": 4}\n'
+    trace.write_text(HEAD + '{"text": "s", "tokens": 1000000000000}\n' + request)
+    assert main(["--systems", "vllm", "--out", str(tmp_path / "run"), "--trace", str(trace)]) == 2
+    assert "request 0 does not fit the model's context of 4096 tokens" in capsys.readouterr().err
+
+
 def test_folder_is_refused_when_a_file_is_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--out .*file: no folder can be there"):
