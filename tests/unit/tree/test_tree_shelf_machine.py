@@ -41,6 +41,7 @@ class TreeMachine(RuleBasedStateMachine):
         self.tree = KnowledgeTree(
             block_tokens=BLOCK_TOKENS,
             prefill_s=prefill_s,
+            half_life_requests=None,
             ghosts=ghosts,
             lookahead_tokens=budget,
         )

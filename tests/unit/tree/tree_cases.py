@@ -17,7 +17,9 @@ def prefill_s(cached_tokens: int, new_tokens: int) -> float:
 
 
 def tree_of(**options: object) -> KnowledgeTree:
-    return KnowledgeTree(**{"block_tokens": BLOCK_TOKENS, "prefill_s": prefill_s, **options})  # type: ignore[arg-type]
+    """With frequencies that do not fade, so that they are whole numbers."""
+    fixed = {"block_tokens": BLOCK_TOKENS, "prefill_s": prefill_s, "half_life_requests": None}
+    return KnowledgeTree(**{**fixed, **options})  # type: ignore[arg-type]
 
 
 def shelf_of(tree: KnowledgeTree, policy: str = "lru", tier: Tier = Tier.DEVICE, **options: bool) -> Shelf:
