@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_engine import BLOCK_BYTES, BLOCK_TOKENS, Ask, TinyEngine, save_model, words
@@ -214,3 +215,73 @@ def test_gate_computes_what_a_slow_link_would_load_later(make: MakeEngine, asks:
     engine.reset()
     speed.observe(2**60, 1.0)
     assert engine.one(asks[39]).cached_tokens > 0
+
+
+def _serves_like_plain(model: Path, asks: list[Ask], tiers: TierSettings, **arguments: Any) -> int:
+    """Serve each request twice, the second time with an empty device; returns cached tokens of those."""
+    transfer = arguments.pop("kv_transfer_config", engine_arguments(tiers=tiers)["kv_transfer_config"])
+    plain = TinyEngine(model, device_blocks=64, enable_prefix_caching=False, **arguments)
+    answers = {ask: plain.one(ask).ids for ask in asks}
+    plain.close()
+    engine = TinyEngine(model, device_blocks=40, kv_transfer_config=transfer, **arguments)
+    cached_tokens = 0
+    for _ in range(2):
+        cached_tokens = 0
+        for ask, answer in zip(asks, engine.serve(asks), strict=True):
+            assert answer.ids == answers[ask]
+            cached_tokens += answer.cached_tokens
+        engine.settle()
+        engine.reset()
+    engine.close()
+    return cached_tokens
+
+
+def _roomy(folder: Path) -> TierSettings:
+    return TierSettings(
+        host_bytes=400 * BLOCK_BYTES, disk_path=str(folder), disk_bytes=2**27, load_gate=False
+    )
+
+
+def test_hybrid_model_keeps_its_answers_when_its_windows_come_from_slower_tiers(
+    asks: list[Ask], tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", hybrid=True)
+    tiers = replace(_roomy(tmp_path / "kv"), device_policy="pgdsf")
+    assert _serves_like_plain(model, asks[:30], tiers) > 0
+
+
+def test_fp8_kv_keeps_its_answers_when_it_comes_from_slower_tiers(
+    model: Path, asks: list[Ask], tmp_path: Path
+) -> None:
+    assert _serves_like_plain(model, asks[:30], _roomy(tmp_path), kv_cache_dtype="fp8") > 0
+
+
+def test_another_connector_works_beside_ours_when_multi_connector_has_both(
+    model: Path, asks: list[Ask], tmp_path: Path
+) -> None:
+    ours = engine_arguments(tiers=_roomy(tmp_path / "kv"))["kv_transfer_config"]
+    theirs = {
+        "kv_connector": "ExampleConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"shared_storage_path": str(tmp_path / "shared")},
+    }
+    both = {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"connectors": [ours, theirs]},
+    }
+    assert _serves_like_plain(model, asks[:30], TierSettings(), kv_transfer_config=both) > 0
+
+
+def test_stock_vllm_has_the_tiers_when_only_its_transfer_config_names_them(
+    model: Path, asks: list[Ask]
+) -> None:
+    """No segment maps, no events, vLLM's own hash: what ``vllm serve --kv-transfer-config`` gives."""
+    stock = {
+        "kv_connector": "MygoConnector",
+        "kv_connector_module_path": "mygo.vllm_plugin.connector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"tiers": {"host_bytes": 400 * BLOCK_BYTES, "load_gate": False}},
+    }
+    unmapped = [replace(ask, has_map=False) for ask in asks[:30]]
+    assert _serves_like_plain(model, unmapped, TierSettings(), kv_transfer_config=stock) > 0

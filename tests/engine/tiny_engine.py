@@ -47,6 +47,8 @@ class Ask:
     documents: tuple[tuple[int, ...], ...]
     salt: str = "public"
     max_tokens: int = 3
+    has_map: bool = True
+    """False: as a stock client sends it, without a segment map."""
 
     @property
     def ids(self) -> list[int]:
@@ -66,9 +68,24 @@ def words(rng: random.Random, tokens: int) -> tuple[int, ...]:
     return tuple(rng.randrange(10, VOCABULARY) for _ in range(tokens))
 
 
-def save_model(folder: Path) -> Path:
+_HYBRID: dict[str, Any] = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "sliding_window": 64,
+    "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
+    "rope_local_base_freq": 10000.0,
+    "query_pre_attn_scalar": HEAD,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+}
+
+
+def save_model(folder: Path, *, hybrid: bool = False) -> Path:
+    """A Llama, or a Gemma 3 in which every other layer has a sliding window."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
+    config = {**_CONFIG, **_HYBRID} if hybrid else _CONFIG
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
@@ -112,7 +129,7 @@ class TinyEngine:
             temperature=0.0,
             ignore_eos=True,
             detokenize=False,
-            extra_args={"kv_transfer_params": {"mygo": {"spans": ask.spans}}},
+            extra_args={"kv_transfer_params": {"mygo": {"spans": ask.spans}}} if ask.has_map else None,
         )
         self.engine.add_request(request_id, {"prompt_token_ids": ask.ids, "cache_salt": ask.salt}, params)
         return request_id
