@@ -22,6 +22,7 @@ def render(summary: Summary, plots: Sequence[str], validation: str) -> str:
     """``validation``: what is known of the emulated engine."""
     parts = [
         "# Benchmark report",
+        _short(summary),
         _conditions(summary),
         _systems(summary),
         *(_load(summary, load) for load in summary.loads),
@@ -30,6 +31,22 @@ def render(summary: Summary, plots: Sequence[str], validation: str) -> str:
         *(f"![{PLOTS[name]}]({name})" for name in plots),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _short(summary: Summary) -> str:
+    """The one figure that most readers come for, all loads in one table."""
+    rows = []
+    for row in summary.rows:
+        cells = [row.cells.get(load) for load in summary.loads]
+        ratios = [
+            "-" if cell is None else _ratio(cell.comparison.ttft_mean if cell.comparison else None)
+            for cell in cells
+        ]
+        rows.append((row.label, *ratios))
+    return (
+        "How many times sooner the first token comes than from the first system of the group (mean TTFT, "
+        f"with 95 % intervals; below 1: later), by load:\n\n{_table(('system', *summary.loads), rows)}"
+    )
 
 
 def _conditions(summary: Summary) -> str:

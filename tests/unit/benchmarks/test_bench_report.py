@@ -174,7 +174,9 @@ def test_report_is_written_with_every_plot(tmp_path: Path) -> None:
             for each in kept[: 1 if key == ("mygo", "open-1") else 2]:
                 run.add(each, [one for one in records[key] if one.round == each.round])
     text = write_report(tmp_path)
-    assert "| mygo | 2.00 (2.00 to 2.00) |" in text
+    assert "| system | closed-1 | open-0.5 | open-1 |" in text
+    assert "| vllm | 1 | 1 | 1 |" in text
+    assert "| mygo | 2.00 (2.00 to 2.00) | 2.00 (2.00 to 2.00) | 2.00 (2.00 to 2.00) |" in text
     assert "1 rounds are missing" in text
     pictures = {each.name for each in tmp_path.glob("*.png")}
     assert pictures == {"ttft_cdf.png", "ttft_load.png", "hit_ratio.png", "ratios.png", "stages.png"}
