@@ -44,6 +44,7 @@ class Shelf:
         self.held_tokens = 0
         """Of all blocks that the tree knows."""
         self._mirrors_first = mirrors_first
+        self._faster = _FASTER[tier]
         self._users: dict[Block, int] = {}
         self._strangers: OrderedDict[Block, None] = OrderedDict()
         """Blocks without users that the tree does not know, least recently used first."""
@@ -200,7 +201,7 @@ class Shelf:
             self.policy.expose(node)
 
     def held_elsewhere(self, node: Node, tier: Tier) -> None:
-        if tier in _FASTER[self.tier]:
+        if tier in self._faster:
             if not node.holds_all(self.tier):
                 self._reach_below(node)
             if node in self._holdings:
@@ -224,7 +225,7 @@ class Shelf:
             standing = Standing.STAYS
         elif holding.lost or holding.last - node.first_block + 1 != holding.blocks:
             standing = Standing.LOST
-        elif self._mirrors_first and any(node.holds_all(tier) for tier in _FASTER[self.tier]):
+        elif self._mirrors_first and self._mirrored(node):
             standing = Standing.MIRROR
         else:
             standing = Standing.EXPOSED
@@ -343,7 +344,11 @@ class Shelf:
 
     def _whole(self, node: Node) -> bool:
         """This tier or a faster one holds all of it."""
-        return node.holds_all(self.tier) or any(node.holds_all(tier) for tier in _FASTER[self.tier])
+        return node.holds_all(self.tier) or self._mirrored(node)
+
+    def _mirrored(self, node: Node) -> bool:
+        """A faster tier holds all of it."""
+        return bool(self._faster) and any(node.holds_all(tier) for tier in self._faster)
 
     def _cut_off(self, node: Node) -> bool:
         """Something before the node is missing in this tier and in all faster ones."""
