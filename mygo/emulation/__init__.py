@@ -6,8 +6,12 @@ simulation; whatever it answers is no language, and every face of it says that i
 - ``serving``: ``EmulatedEngine``, the same behind the Engine protocol, on scaled wall time.
 - ``timing``: the seconds of a step. ``profile``: the calibration file they come from; ``roofline`` derives
   one from data sheets, ``calibration`` measures one on a real engine.
-- ``vllm_scheduler``: the only file here that touches vLLM's internals.
+- ``vllm_scheduler``: drives vLLM's scheduler; ``vllm_config`` configures it.
+- ``connector``: the plugin with its clock and its memory replaced: ``copier`` stands for the copies between
+  device and host, ``disk`` (on a ``drive``) for the disk tier. ``native``: vLLM's own offloading, to
+  compare with. With ``vllm_scheduler``, these are the files here that touch vLLM's internals.
 
 Real are: scheduling, batching, chunked prefill, block hashes, sharing domains, the block pool and its
-evictions, sibling hold, and what is reported of them. Not real are the seconds and the tokens.
+evictions, sibling hold, what lies in which tier, what is loaded, stored, given up and read ahead, and what
+is reported of all that. Not real are the seconds, the tokens, and the bytes of KV.
 """

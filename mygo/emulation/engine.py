@@ -19,7 +19,6 @@ from mygo.types import (
     GenerateRequest,
     PrefillStats,
     RequestId,
-    Tier,
     WorkerId,
     WorkerInfo,
     WorkerReport,
@@ -85,10 +84,11 @@ class EmulatedCore:
         self._epoch = epoch
         self._leaps = leap
         self._reports = InProcessReports(worker, epoch)
-        self._scheduler = VllmScheduler(settings, self._reports)
+        self._scheduler = VllmScheduler(settings, profile, self._reports)
         self._step: _Step | _Leap | None = None
         self._idle_until_s = 0.0
-        """When the next step begins, if none is in progress and there is work."""
+        """When the next step begins, if none is in progress and there is work; later than now only while
+        all that is left to do waits for a transfer between tiers."""
         self._arrivals: dict[RequestId, GenerateRequest] = {}
         """Came during the step in progress."""
         self._aborts: set[RequestId] = set()
@@ -201,10 +201,10 @@ class EmulatedCore:
 
     def _wake(self, now_s: float) -> None:
         if self._step is None:
-            self._idle_until_s = max(self._idle_until_s, now_s)
+            self._idle_until_s = now_s
 
     def _begin(self, at_s: float) -> bool:
-        """Begin a step at ``at_s``; False if there was nothing to compute."""
+        """Begin a step at ``at_s``, or find out when to look again; False if there is nothing to do."""
         self._apply_aborts()
         for request in self._arrivals.values():
             self._scheduler.add(request)
@@ -217,17 +217,28 @@ class EmulatedCore:
     def _begin_step(self, at_s: float) -> bool:
         if not self._scheduler.has_work:
             return False
-        scheduled = self._scheduler.schedule()
-        if scheduled.empty and not self._scheduler.unfinished:
-            # vLLM's pass that only tells its workers what has ended
-            self._scheduler.complete(scheduled)
-            return False
+        scheduled = self._scheduler.schedule(at_s)
+        if scheduled.empty:
+            return self._pass(scheduled, at_s)
         for request_id in scheduled.admitted:
             self._admitted_s[request_id] = at_s
-        seconds = timing.step_s(
+        compute_s = timing.step_s(
             self._profile, scheduled.chunks, scheduled.sequences, scheduled.context_tokens
         )
-        self._step = _Step(at_s, at_s + seconds, scheduled)
+        loads = [(copy.begins_s, copy.ends_s) for copy in scheduled.beside]
+        ends_s = timing.beside_s(scheduled.begins_s, compute_s, self._profile.layers, loads)
+        self._step = _Step(at_s, ends_s, scheduled)
+        return True
+
+    def _pass(self, scheduled: Scheduled, at_s: float) -> bool:
+        """vLLM's pass that computes nothing: it hears of transfers, or tells its workers what has ended."""
+        self._scheduler.complete(scheduled, at_s)
+        if self._scheduler.has_news:
+            return True
+        transfer_end_s = self._scheduler.next_transfer_end_s
+        if transfer_end_s is None and not self._scheduler.unfinished:
+            return False
+        self._idle_until_s = at_s + self._profile.decode.step_s if transfer_end_s is None else transfer_end_s
         return True
 
     def _finish(self) -> None:
@@ -237,13 +248,12 @@ class EmulatedCore:
         self._idle_until_s = step.ended_s
         if isinstance(step, _Leap):
             steps = step.decoding.steps
-            self._deliver(step.started_s, step.ended_s, self._scheduler.decode(steps), steps, 0)
+            self._deliver(step.started_s, step.ended_s, self._scheduler.decode(steps, step.ended_s), steps, 0)
             return
         self._apply_aborts()
         computed_tokens = sum(chunk.tokens for chunk in step.scheduled.chunks)
-        self._deliver(
-            step.started_s, step.ended_s, self._scheduler.complete(step.scheduled), 1, computed_tokens
-        )
+        produced = self._scheduler.complete(step.scheduled, step.ended_s)
+        self._deliver(step.started_s, step.ended_s, produced, 1, computed_tokens)
 
     def _apply_aborts(self) -> None:
         for request_id in sorted(self._aborts):
@@ -261,7 +271,7 @@ class EmulatedCore:
         at_s = leap.started_s
         if steps:
             at_s += self._decode_s(leap.decoding, steps)
-            self._deliver(leap.started_s, at_s, self._scheduler.decode(steps), steps, 0)
+            self._deliver(leap.started_s, at_s, self._scheduler.decode(steps, at_s), steps, 0)
         self._begin_step(at_s)
 
     def _steps_within(self, decoding: Decoding, seconds: float) -> int:
@@ -292,7 +302,7 @@ class EmulatedCore:
             if one.cached_tokens is not None:
                 admitted_s = self._admitted_s.pop(request_id)
                 prefills[request_id] = PrefillStats(
-                    {Tier.DEVICE: one.cached_tokens},
+                    one.cached_tokens,
                     queue_s=admitted_s - self._arrived_s[request_id],
                     prefill_s=ended_s - admitted_s,
                 )

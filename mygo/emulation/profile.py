@@ -48,6 +48,8 @@ class EngineProfile:
     """To copy one token's KV from host memory to the device."""
     disk_load_s_per_token: float
     """To read one token's KV from the disk tier into host memory."""
+    layers: int = 1
+    """Of the model. A load beside the computation hides all of them but the first."""
     derivation: Mapping[str, Any] = field(default_factory=dict)
     """The inputs from which the numbers were computed or measured."""
 
@@ -126,7 +128,7 @@ def from_dict(data: Any) -> EngineProfile:
     known = {entry.name for entry in fields(EngineProfile)}
     if unknown := sorted(data.keys() - known):
         raise ValueError(f"unknown key {unknown[0]!r}; valid keys: {', '.join(sorted(known))}")
-    if missing := sorted(known - {"derivation"} - data.keys()):
+    if missing := sorted(known - {"derivation", "layers"} - data.keys()):
         raise ValueError(f"lacks {missing[0]!r}")
     decode = data["decode"]
     if not isinstance(decode, dict) or decode.keys() != {entry.name for entry in fields(DecodeCost)}:
@@ -144,8 +146,10 @@ def from_dict(data: Any) -> EngineProfile:
     )
     if profile.decode.step_s == 0:
         raise ValueError("decode.step_s must be positive: an engine step takes time")
-    if not isinstance(profile.kv_bytes_per_token, int) or profile.kv_bytes_per_token < 1:
-        raise ValueError(f"kv_bytes_per_token must be a positive integer, not {profile.kv_bytes_per_token!r}")
+    for name in ("kv_bytes_per_token", "layers"):
+        count = getattr(profile, name)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name} must be a positive integer, not {count!r}")
     return profile
 
 

@@ -91,6 +91,7 @@ def derive(name: str, model: str, device: str, source: str, inputs: Derivation) 
         kv_bytes_per_token=kv_bytes_per_token,
         host_load_s_per_token=_rounded(kv_bytes_per_token / inputs.host_bytes_per_s),
         disk_load_s_per_token=_rounded(kv_bytes_per_token / inputs.disk_bytes_per_s),
+        layers=inputs.layers,
         derivation=asdict(inputs),
     )
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mygo.config import ModelConfig
 from mygo.emulation.profile import EngineProfile
 from mygo.errors import ConfigError
+from mygo.vllm_plugin.settings import TierSettings
+
+VLLM_POLICIES = ("lru", "arc")
+"""Of vLLM's own offloading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,10 @@ class EngineSettings:
     sibling_hold: bool = True
     vocabulary: int = 32_000
     """Token ids are below this."""
+    tiers: TierSettings = field(default_factory=TierSettings)
+    """Tiers behind the device. The disk needs no path here; both links' speeds come from the profile."""
+    vllm_offloading: bool = False
+    """vLLM's own offloading in place of ours, with the policy of ``tiers``, lru or arc; to compare with."""
 
     def __post_init__(self) -> None:
         if self.device_tokens < 2 * self.block_tokens:
@@ -32,7 +40,14 @@ class EngineSettings:
                 f"a KV cache of {self.device_tokens} tokens holds less than two blocks of "
                 f"{self.block_tokens}: raise model.kv_cache_bytes"
             )
-
+        if self.tiers.disk_bytes and not self.tiers.host_bytes:
+            raise ConfigError(
+                "tiers.disk_bytes: what lies on disk passes through host memory: set tiers.host_bytes, too"
+            )
+        if self.vllm_offloading and self.tiers.policy not in VLLM_POLICIES:
+            raise ConfigError(
+                f"tiers.policy {self.tiers.policy!r}: vLLM's own offloading has {' and '.join(VLLM_POLICIES)}"
+            )
         if self.step_tokens < self.max_running:
             raise ConfigError(
                 f"steps of {self.step_tokens} tokens cannot serve {self.max_running} running requests: "

@@ -50,6 +50,21 @@ def step_s(profile: EngineProfile, chunks: Sequence[Chunk], sequences: int, cont
     return max(fixed_s, chunks_s) + tokens_s
 
 
+def beside_s(begins_s: float, compute_s: float, layers: int, loads: Sequence[tuple[float, float]]) -> float:
+    """When a computation of ``compute_s`` from ``begins_s`` on ends if each of its ``layers`` must wait for
+    its part of some loads. ``loads``: when they begin and end; each copies layer after layer.
+
+    A layer begins when the one before it ends and its KV is there, so that the first layer's copy, or the
+    last layer's computation, hides behind nothing.
+    """
+    layer_s = compute_s / layers
+    ends_s = [begins_s + compute_s]
+    for load_begins_s, load_ends_s in loads:
+        ends_s.append(load_begins_s + (load_ends_s - load_begins_s) / layers + compute_s)
+        ends_s.append(load_ends_s + layer_s)
+    return max(ends_s)
+
+
 def decode_steps_s(decode: DecodeCost, sequences: int, context_tokens: int, steps: int) -> float:
     """Seconds of ``steps`` steps in a row that decode the same ``sequences`` and nothing else.
 

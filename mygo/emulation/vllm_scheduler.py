@@ -1,5 +1,4 @@
-"""vLLM's own scheduler and KV cache with MyGO's plugin, driven step by step: the one file of this room
-that touches vLLM's internals.
+"""vLLM's own scheduler and KV cache with MyGO's plugin, driven step by step.
 
 Does what vLLM's ``EngineCore`` does around its scheduler (hash a request's blocks, add, schedule,
 update with what the model said, abort), except that there is no model: the caller says how many
@@ -9,30 +8,29 @@ tokens each sequence gets, and they are drawn from the request's id and their po
 from __future__ import annotations
 
 import functools
-import json
-import tempfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from vllm import SamplingParams
-from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.envs import enable_envs_cache
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from mygo.emulation.connector import EmulatedConnector
+from mygo.emulation.copier import Copy
+from mygo.emulation.profile import EngineProfile
 from mygo.emulation.settings import EngineSettings
 from mygo.emulation.timing import Chunk
-from mygo.types import GenerateRequest, RequestId
+from mygo.emulation.vllm_config import vllm_config
+from mygo.types import GenerateRequest, RequestId, Tier
 from mygo.vllm_plugin.reporter import ReportSink
 from mygo.vllm_plugin.settings import engine_arguments
 
@@ -54,6 +52,10 @@ class Scheduled:
     """KV tokens that the decoding requests read together."""
     admitted: list[RequestId]
     """Requests that left the queue in this pass."""
+    begins_s: float
+    """When the computation may begin: blocks may first have to be copied away."""
+    beside: list[Copy] = field(default_factory=list)
+    """Loads that run beside the computation, which needs them layer by layer."""
 
     @property
     def empty(self) -> bool:
@@ -75,35 +77,53 @@ class Produced:
     """What a step gave one request."""
 
     token_ids: list[int]
-    cached_tokens: int | None
-    """With the first tokens: leading prompt tokens that came from the cache."""
+    cached_tokens: dict[Tier, int] | None
+    """With the first tokens: leading prompt tokens that came from the cache, by the tier that held them."""
     finished: bool
 
 
 class VllmScheduler:
-    """One engine's scheduler, block pool and plugin. Steps alternate: ``schedule``, then ``complete``."""
+    """One engine's scheduler, block pool and plugin. Steps alternate: ``schedule``, then ``complete``.
 
-    def __init__(self, settings: EngineSettings, sink: ReportSink) -> None:
+    Of ``profile`` only what concerns the tiers matters here: bytes per token, layers, speeds of the links.
+    """
+
+    def __init__(self, settings: EngineSettings, profile: EngineProfile, sink: ReportSink) -> None:
         self._settings = settings
-        config = _vllm_config(settings)
+        kv_bytes = profile.kv_bytes_per_token
+        tiers = replace(
+            settings.tiers,
+            host_load_s_per_byte=profile.host_load_s_per_token / kv_bytes,
+            disk_read_s_per_byte=profile.disk_load_s_per_token / kv_bytes,
+        )
+        config = vllm_config(replace(settings, tiers=tiers))
         block_tokens = settings.block_tokens
         # one block is vLLM's placeholder, which holds nothing
         blocks = settings.device_tokens // block_tokens + 1
         config.cache_config.num_gpu_blocks = blocks
-        spec = FullAttentionSpec(block_size=block_tokens, num_kv_heads=1, head_size=8, dtype=torch.float32)
+        spec = FullAttentionSpec(
+            block_size=block_tokens,
+            num_kv_heads=1,
+            head_size=1,
+            dtype=torch.int8,
+            page_size_padded=max(2, -(-kv_bytes // profile.layers)) * block_tokens,
+        )
+        layers = [f"layer {number}" for number in range(profile.layers)]
         self._scheduler = Scheduler(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(
-                num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
+                num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(layers, spec)]
             ),
             structured_output_manager=StructuredOutputManager(config),
             block_size=block_tokens,
             hash_block_size=block_tokens,
         )
         self._hash_blocks = _block_hasher(block_tokens)
-        self._scheduler.connector.report_to(sink)
+        self._connector: EmulatedConnector = self._scheduler.connector
+        self._connector.report_to(sink)
         self._admitted_tokens: dict[str, int] = {}
         """Of admitted requests: tokens that were held when they were admitted."""
+        self._heard = False
 
     @property
     def device_tokens(self) -> int:
@@ -121,6 +141,17 @@ class VllmScheduler:
     def has_work(self) -> bool:
         """False if a scheduling pass would have nothing to do and nothing to tell."""
         return bool(self._scheduler.has_requests())
+
+    @property
+    def next_transfer_end_s(self) -> float | None:
+        """When something ends that is under way between tiers; None while nothing is."""
+        return self._connector.next_end_s
+
+    @property
+    def has_news(self) -> bool:
+        """The last step heard of transfers, or left some to be begun: another pass need not wait for any."""
+        worker = self._connector.worker
+        return worker is not None and (self._heard or worker.has_deferred)
 
     def add(self, request: GenerateRequest) -> None:
         """Enqueue a request whose prompt fits the engine."""
@@ -150,13 +181,15 @@ class VllmScheduler:
         """End a request; its full blocks stay cached. Unknown ids are ignored."""
         self._scheduler.finish_requests(request_id, RequestStatus.FINISHED_ABORTED)
         self._admitted_tokens.pop(request_id, None)
+        self._connector.loaded.pop(request_id, None)
 
     def reset_cache(self) -> bool:
         """Forget all cached KV; False, and nothing is forgotten, while requests hold blocks."""
-        return bool(self._scheduler.reset_prefix_cache())
+        return bool(self._scheduler.reset_prefix_cache(reset_connector=True))
 
-    def schedule(self) -> Scheduled:
-        """vLLM's next scheduling pass."""
+    def schedule(self, now_s: float) -> Scheduled:
+        """vLLM's next scheduling pass. Transfers that it asks for begin."""
+        self._connector.clock.now_s = now_s
         output = self._scheduler.schedule()
         fresh = [entry.req_id for entry in output.scheduled_new_reqs]
         began = {*fresh, *output.scheduled_cached_reqs.resumed_req_ids}
@@ -173,13 +206,25 @@ class VllmScheduler:
                 continue
             cached_tokens = self._admitted_tokens[request_id]
             chunks.append(Chunk(cached_tokens, before - cached_tokens, tokens))
-        return Scheduled(output, chunks, sequences, context_tokens, [RequestId(name) for name in fresh])
+        admitted = [RequestId(name) for name in fresh]
+        scheduled = Scheduled(output, chunks, sequences, context_tokens, admitted, now_s)
+        worker = self._connector.worker
+        if worker is not None:
+            meta = output.kv_connector_metadata
+            worker.copier.waited_until_s = now_s
+            worker.handle_preemptions(meta)
+            scheduled.begins_s = self._connector.clock.now_s = max(now_s, worker.copier.waited_until_s)
+            worker.start_kv_transfers(meta)
+            scheduled.beside = [worker.copier.copy_of(job_id) for job_id in sorted(meta.layerwise_jobs)]
+        return scheduled
 
-    def complete(self, scheduled: Scheduled, tokens: int = 1) -> dict[RequestId, Produced]:
+    def complete(self, scheduled: Scheduled, now_s: float, tokens: int = 1) -> dict[RequestId, Produced]:
         """The step is over: requests whose prompt is computed each get ``tokens`` tokens.
 
         More than one is right only where ``decoding`` said so.
         """
+        self._connector.clock.now_s = now_s
+        moved = self._moved(scheduled)
         sampled: list[list[int]] = []
         for request_id in scheduled.output.num_scheduled_tokens:
             request = self._scheduler.requests.get(request_id)
@@ -192,6 +237,7 @@ class VllmScheduler:
                 req_ids=names,
                 req_id_to_index={request_id: index for index, request_id in enumerate(names)},
                 sampled_token_ids=sampled,
+                kv_connector_output=moved,
             ),
         )
         produced: dict[RequestId, Produced] = {}
@@ -201,17 +247,39 @@ class VllmScheduler:
                 finished = output.finish_reason is not None
                 if finished:
                     self._admitted_tokens.pop(output.request_id, None)
+                cached = self._by_tier(output.request_id, stats.num_cached_tokens) if stats else None
                 produced[RequestId(output.request_id)] = Produced(
-                    list(output.new_token_ids), stats.num_cached_tokens if stats else None, finished
+                    list(output.new_token_ids), cached, finished
                 )
         return produced
+
+    def _moved(self, scheduled: Scheduled) -> KVConnectorOutput | None:
+        """What the worker's half of the tiers tells the scheduler's at the end of a step."""
+        worker = self._connector.worker
+        if worker is None:
+            return None
+        worker.finish_layerwise()
+        worker.prepare_store_kv(scheduled.output.kv_connector_metadata)
+        sent, received = worker.get_finished(set())
+        meta = worker.build_connector_worker_meta()
+        self._heard = meta is not None
+        return KVConnectorOutput(
+            finished_sending=sent, finished_recving=received, kv_connector_worker_meta=meta
+        )
+
+    def _by_tier(self, request_id: str, cached_tokens: int) -> dict[Tier, int]:
+        loaded = self._connector.loaded.pop(request_id, {})
+        return {Tier.DEVICE: cached_tokens - sum(loaded.values()), **loaded}
 
     def decoding(self) -> Decoding | None:
         """What could be decoded in one go; None if anything else is to be done.
 
         While nobody waits, no prompt is computed, no sequence ends and free blocks suffice, a scheduling
-        pass decides nothing: it gives every running request its next token.
+        pass decides nothing: it gives every running request its next token. With tiers it does: each block
+        that fills is stored, and policies learn from what steps cost.
         """
+        if self._settings.tiers.host_bytes or self._settings.tiers.device_policy != "vllm":
+            return None
         running, waiting = self._scheduler.get_request_counts()
         if waiting or not running:
             return None
@@ -233,16 +301,17 @@ class VllmScheduler:
         steps = min(steps, (free_blocks // running - 1) * block_tokens)
         return Decoding(running, context_tokens, steps) if steps > 1 else None
 
-    def decode(self, steps: int) -> dict[RequestId, Produced]:
-        """Decode ``steps`` steps of what ``decoding`` returned, in at most two scheduling passes.
+    def decode(self, steps: int, now_s: float) -> dict[RequestId, Produced]:
+        """Decode ``steps`` steps of what ``decoding`` returned, in at most two scheduling passes; the last
+        step ends at ``now_s``.
 
         The first computes one token and is given all but the last of the new ones; the second computes
         those. The blocks taken, and so those evicted, are the same as one by one.
         """
         if steps == 1:
-            return self.complete(self.schedule())
-        first = self.complete(self.schedule(), tokens=steps - 1)
-        last = self.complete(self.schedule())
+            return self.complete(self.schedule(now_s), now_s)
+        first = self.complete(self.schedule(now_s), now_s, tokens=steps - 1)
+        last = self.complete(self.schedule(now_s), now_s)
         return {
             request_id: Produced([*first[request_id].token_ids, *end.token_ids], None, end.finished)
             for request_id, end in last.items()
@@ -279,39 +348,3 @@ def _hash_block(block: tuple[bytes, tuple[int, ...], tuple[Any, ...] | None]) ->
     Hashes decide nothing but equality, and nobody attacks an emulation.
     """
     return hash(block).to_bytes(8, "little", signed=True)
-
-
-@functools.lru_cache
-def _vllm_config(settings: EngineSettings) -> Any:
-    """A VllmConfig for a model that is never loaded. Built once: it takes longer than a whole engine."""
-    with tempfile.TemporaryDirectory(prefix="mygo-emulated-") as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(_model_config(settings)), encoding="utf-8")
-        return AsyncEngineArgs(
-            model=folder,
-            skip_tokenizer_init=True,
-            max_model_len=settings.max_context_tokens,
-            max_num_batched_tokens=settings.step_tokens,
-            long_prefill_token_threshold=settings.long_prefill_tokens,
-            max_num_seqs=settings.max_running,
-            enforce_eager=True,
-            async_scheduling=False,
-            # the scheduler is given its blocks; this only keeps vLLM from looking at a device
-            kv_cache_memory_bytes=2**20,
-            **engine_arguments(sibling_hold=settings.sibling_hold),
-        ).create_engine_config()
-
-
-def _model_config(settings: EngineSettings) -> Mapping[str, Any]:
-    """As small as vLLM accepts: nothing of it but the context's length matters to a scheduler."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 8,
-        "intermediate_size": 16,
-        "num_attention_heads": 1,
-        "num_key_value_heads": 1,
-        "num_hidden_layers": 1,
-        "vocab_size": settings.vocabulary,
-        "max_position_embeddings": settings.max_context_tokens,
-        "torch_dtype": "float32",
-    }
