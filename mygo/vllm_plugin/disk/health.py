@@ -59,6 +59,8 @@ class ReadSpeed:
         self._drive_free_s = 0.0
         self._bytes = 0.0
         self._seconds = 0.0
+        self.total_s = 0.0
+        """In which reads were under way."""
 
     @property
     def bytes_per_s(self) -> float | None:
@@ -88,6 +90,7 @@ class ReadSpeed:
             busy_s = now_s - self._busy_since_s
             if self._active and busy_s < self._SAMPLE_S:
                 return
+            self.total_s += busy_s
             if self._busy_bytes:
                 self._bytes = self._MEMORY * self._bytes + self._busy_bytes
                 self._seconds = self._MEMORY * self._seconds + busy_s

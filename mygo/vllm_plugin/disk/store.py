@@ -21,7 +21,7 @@ from mygo.vllm_plugin.disk.format import ChunkKey
 from mygo.vllm_plugin.disk.health import Breaker, ReadSpeed
 from mygo.vllm_plugin.disk.pool import IoPool, Lane
 from mygo.vllm_plugin.disk.records import Change, DiskStats, Presence, Transferred
-from mygo.vllm_plugin.disk.tasks import Erase, Read, Scan, Stamp, Write, measure, sample_of
+from mygo.vllm_plugin.disk.tasks import Erase, Read, Scan, Stamp, Write, measure
 
 logger = logging.getLogger(__name__)
 
@@ -200,22 +200,15 @@ class DiskStore:
 
     def _start(self) -> None:
         scan = Scan()
-        sample: list[ChunkKey] = []
         try:
             scan.run(self._files)
-            sample = sample_of(scan.found, self._files.file_bytes)
-            if not sample:
-                self._measure(sample)  # writes, so before others may: the bound holds
+            # Before the chunks are handed over: nobody else reads, writes or deletes them yet. Without it the
+            # speed stays unknown until the first reads tell.
+            with contextlib.suppress(OSError):
+                measure(self._files, self.speed, scan.found, self._read_threads)
         except Exception as error:
             scan.error = error
         self._outcomes.append(scan)
-        if sample:
-            self._measure(sample)
-
-    def _measure(self, sample: list[ChunkKey]) -> None:
-        # without it the speed stays unknown until the first reads tell
-        with contextlib.suppress(OSError):
-            measure(self._files, self.speed, sample, self._read_threads)
 
     def _submit(
         self,

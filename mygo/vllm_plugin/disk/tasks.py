@@ -10,7 +10,6 @@ import secrets
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from mmap import mmap
 
@@ -19,7 +18,7 @@ from mygo.vllm_plugin.disk.format import KEY_BYTES, ChunkKey
 from mygo.vllm_plugin.disk.health import ReadSpeed
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_SAMPLE_BYTES = 64 * 2**20
+_SAMPLE_BYTES = 16 * 2**20
 _SAMPLE_CHUNKS = 8
 
 
@@ -121,29 +120,36 @@ class Scan:
         self.found = files.scan()
 
 
-def measure(files: ChunkFiles, speed: ReadSpeed, newest: list[ChunkKey], threads: int) -> None:
-    """Let ``speed`` see some reads: of chunks that are there, or of one that is made for it and deleted.
+def measure(files: ChunkFiles, speed: ReadSpeed, found: OrderedDict[ChunkKey, float], threads: int) -> None:
+    """Let ``speed`` see some reads: of the newest chunks, or of one that is made for it and deleted.
 
-    Raises OSError.
+    Chunks that turn out to be damaged leave ``found``. Raises OSError.
     """
-    with memoryview(mmap(-1, files.payload_bytes)) as row:
-        made = ChunkKey(secrets.token_bytes(KEY_BYTES))
-        try:
-            if not newest:
-                row[:] = secrets.token_bytes(files.payload_bytes)  # zeros might be compressed
-                files.write(made, row)
-            with ThreadPoolExecutor(threads) as readers:
-                list(readers.map(partial(_read, files, speed), newest or [made] * _SAMPLE_CHUNKS))
-        finally:
-            if not newest:
-                files.erase(made)
+    count = min(_SAMPLE_CHUNKS, max(1, _SAMPLE_BYTES // files.file_bytes))
+    sample = list(islice(reversed(found), count))
+    if sample:
+        for key, outcome in _read_all(files, speed, sample, threads):
+            if outcome is not ReadOutcome.INTACT:
+                del found[key]
+        return
+    made = ChunkKey(secrets.token_bytes(KEY_BYTES))
+    try:
+        with memoryview(mmap(-1, files.payload_bytes)) as row:
+            row[:] = secrets.token_bytes(files.payload_bytes)  # zeros might be compressed
+            files.write(made, row)
+        _read_all(files, speed, [made] * count, threads)
+    finally:
+        files.erase(made)
 
 
-def sample_of(found: OrderedDict[ChunkKey, float], file_bytes: int) -> list[ChunkKey]:
-    """The most recent chunks: enough to say something about the drive, and soon read from a slow one."""
-    return list(islice(reversed(found), min(_SAMPLE_CHUNKS, max(1, _SAMPLE_BYTES // file_bytes))))
+def _read_all(
+    files: ChunkFiles, speed: ReadSpeed, keys: list[ChunkKey], threads: int
+) -> list[tuple[ChunkKey, ReadOutcome | None]]:
+    def read(key: ChunkKey) -> tuple[ChunkKey, ReadOutcome | None]:
+        with memoryview(mmap(-1, files.payload_bytes)) as row:
+            task = Read(key, row, submitted_s=0.0)
+            task.run(files, speed)
+            return key, task.outcome
 
-
-def _read(files: ChunkFiles, speed: ReadSpeed, key: ChunkKey) -> None:
-    with memoryview(mmap(-1, files.payload_bytes)) as row:
-        Read(key, row, submitted_s=0.0).run(files, speed)
+    with ThreadPoolExecutor(threads) as readers:
+        return list(readers.map(read, keys))
