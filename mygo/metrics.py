@@ -54,13 +54,6 @@ PROMPT_TOKENS = Metric(
     "Prompt tokens by where their KV came from (device, host, disk, computed).",
     ("source",),
 )
-UNCACHED_TOKENS = Metric(
-    "mygo_uncached_tokens",
-    Kind.COUNTER,
-    "Computed prompt tokens by reason (never_seen, evicted, not_worth_loading, not_loadable, prompt_end). "
-    "Not of answers that a stop string or their client ended.",
-    ("reason",),
-)
 PREDICTED_CACHED_TOKENS = Metric(
     "mygo_predicted_cached_tokens",
     Kind.COUNTER,
@@ -74,6 +67,77 @@ WORKER_QUEUED_TOKENS = Metric(
 )
 WORKER_RUNNING = Metric("mygo_worker_running_requests", Kind.GAUGE, "Requests in the engine.", ("worker",))
 WORKER_WAITING = Metric("mygo_worker_waiting_requests", Kind.GAUGE, "Requests in its queue.", ("worker",))
+
+# --- the tiers of a worker; what is counted: mygo/vllm_plugin/tiers/counters.py ------------------
+
+TIER_HIT_TOKENS = Metric(
+    "mygo_tier_hit_tokens",
+    Kind.COUNTER,
+    "Cached prompt tokens of admitted requests, by the tier that they came from.",
+    ("worker", "tier"),
+)
+UNCACHED_TOKENS = Metric(
+    "mygo_uncached_tokens",
+    Kind.COUNTER,
+    "Computed prompt tokens by reason (never_seen, evicted, not_worth_loading, not_loadable, prompt_end).",
+    ("worker", "reason"),
+)
+EVICTED_TOKENS = Metric(
+    "mygo_tier_evicted_tokens",
+    Kind.COUNTER,
+    "Tokens that left a tier to make room, whether or not another tier has them still.",
+    ("worker", "tier"),
+)
+REGRETTED_TOKENS = Metric(
+    "mygo_tier_regretted_tokens",
+    Kind.COUNTER,
+    "Tokens that were computed within 60 s after they left the tier.",
+    ("worker", "tier"),
+)
+EVICTED_WHILE_QUEUED_TOKENS = Metric(
+    "mygo_evicted_while_queued_tokens",
+    Kind.COUNTER,
+    "Tokens that some tier held when their request came, and none when it was admitted.",
+    ("worker",),
+)
+PREFETCHED_TOKENS = Metric(
+    "mygo_prefetched_tokens",
+    Kind.COUNTER,
+    "Tokens read from disk for waiting requests, by what became of them (used, wasted).",
+    ("worker", "outcome"),
+)
+LOADED_BYTES = Metric(
+    "mygo_loaded_bytes",
+    Kind.COUNTER,
+    "KV bytes brought to the next faster tier, by the tier that they came from.",
+    ("worker", "tier"),
+)
+LOAD_S = Metric(
+    "mygo_load_seconds",
+    Kind.COUNTER,
+    "Seconds in which the link from a tier to the next faster one was busy.",
+    ("worker", "tier"),
+)
+REFUSED_LOADS = Metric(
+    "mygo_refused_loads",
+    Kind.COUNTER,
+    "Requests that computed what a slower tier held, as that was predicted to be sooner.",
+    ("worker",),
+)
+DISK_TROUBLE = Metric(
+    "mygo_disk_trouble",
+    Kind.COUNTER,
+    "Chunks of KV that the disk tier lost or did not take, by why (damaged, missing, read_error, "
+    "write_error, dropped_write).",
+    ("worker", "kind"),
+)
+TIER_HELD_TOKENS = Metric(
+    "mygo_tier_held_tokens", Kind.GAUGE, "Tokens whose KV a tier holds.", ("worker", "tier")
+)
+TIER_CAPACITY_TOKENS = Metric(
+    "mygo_tier_capacity_tokens", Kind.GAUGE, "Tokens whose KV a tier has room for.", ("worker", "tier")
+)
+
 JOURNAL_POSITION = Metric("mygo_journal_position", Kind.GAUGE, "Last entry of the corpus journal.")
 SEARCHABLE_POSITION = Metric(
     "mygo_searchable_position", Kind.GAUGE, "Last journal entry that every live shard has applied."

@@ -289,8 +289,6 @@ class Ingress(CorpusService):
         for tier, tokens in cached.items():
             self._instruments.add(metrics.PROMPT_TOKENS, tokens, source=tier.value)
         self._instruments.add(metrics.PROMPT_TOKENS, prompt.tokens - sum(cached.values()), source="computed")
-        for reason, tokens in (prefill.uncached_tokens or {}).items():
-            self._instruments.add(metrics.UNCACHED_TOKENS, tokens, reason=reason.value)
 
     def _fitted(self, request: AnswerRequest, prompt: Prompt) -> Sampling:
         room = self._builder.remaining_tokens(prompt)

@@ -24,10 +24,12 @@ from mygo.config import CacheConfig, Config
 from mygo.errors import Unavailable
 from mygo.serve import profiling
 from mygo.serve.calls import pack
+from mygo.serve.instruments import Instruments
 from mygo.serve.placement import cores_of
 from mygo.serve.reporting import keep_reporting
 from mygo.serve.socket_folder import socket_folder
 from mygo.serve.stall import StallWatch
+from mygo.serve.tier_metrics import TierMetrics
 from mygo.types import Engine, GenerateRequest, WorkerId, WorkerInfo
 from mygo.vllm_plugin.receiver import ReportReceiver
 from mygo.vllm_plugin.settings import TierSettings, engine_arguments
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 ENGINE_CHECK_S = 0.1
 HELLO_S = 60.0
+METRICS_S = 5.0
 
 
 class Worker(LLMServer):  # type: ignore[misc]
@@ -63,6 +66,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         self._watch = asyncio.create_task(self._exit_when_engine_ends())
         self._info = await self._describe(len(cores))
         self._reports = asyncio.create_task(keep_reporting(directory, self._info, self._receiver))
+        self._metrics = asyncio.create_task(self._keep_counting())
 
     def _take_cores(self, rank: int) -> list[int]:
         """Bind the engine that is about to start to its share of this machine's cores."""
@@ -121,6 +125,12 @@ class Worker(LLMServer):  # type: ignore[misc]
                     self._awaiting += 1
         finally:
             self._awaiting -= 1
+
+    async def _keep_counting(self) -> None:
+        tiers = TierMetrics(Instruments(), self._worker)
+        while True:
+            tiers.record(self._receiver.counters)
+            await asyncio.sleep(METRICS_S)
 
     async def _exit_when_engine_ends(self) -> None:
         """A worker whose engine is dead or hung would swallow requests until somebody noticed."""

@@ -173,12 +173,9 @@ class KnowledgeTree:
             return node.computed_s_per_token / node.computed
         return self.prefill_s(node.start_tokens, node.tokens) / node.tokens
 
-    def seen_tokens(self, request_id: str) -> int:
-        """Leading tokens of a live request's path that a request admitted before it had, too."""
-        for node in self._requests[request_id].last.upward():
-            if node.accessed_at:
-                return node.end_tokens
-        return 0
+    def path(self, request_id: str) -> list[Node]:
+        """The nodes of a live request, from the last one up to the first."""
+        return list(self._requests[request_id].last.upward())
 
     def saved_s_per_token(self, node: Node) -> float:
         """Prefill seconds per token that holding the node spares a request that computes more behind it."""

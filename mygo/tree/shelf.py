@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
 from mygo.tree.exits import Exits, Holding, Standing
@@ -32,11 +32,18 @@ class Shelf:
     """
 
     def __init__(
-        self, tree: KnowledgeTree, tier: Tier, policy: Policy, *, mirrors_first: bool = False
+        self,
+        tree: KnowledgeTree,
+        tier: Tier,
+        policy: Policy,
+        *,
+        mirrors_first: bool = False,
+        on_evict: Callable[[Tier, Node, int], None] | None = None,
     ) -> None:
         """``policy`` must be this shelf's own: clocks are per tier.
 
-        ``mirrors_first``: under pressure give up nodes first that a faster tier holds as well.
+        ``mirrors_first``: under pressure give up nodes first that a faster tier holds as well. ``on_evict``
+        is told of each eviction, by node: (tier, node, tokens that left).
         """
         self.tree = tree
         self.tier = tier
@@ -44,6 +51,7 @@ class Shelf:
         self.held_tokens = 0
         """Of all blocks that the tree knows."""
         self._mirrors_first = mirrors_first
+        self._on_evict = on_evict
         self._faster = _FASTER[tier]
         self._users: dict[Block, int] = {}
         self._strangers: OrderedDict[Block, None] = OrderedDict()
@@ -311,6 +319,8 @@ class Shelf:
         for node, evicted_tokens in tokens.items():
             whole = self._whole(node)
             self.policy.evicted(node)
+            if self._on_evict is not None:
+                self._on_evict(self.tier, node, evicted_tokens)
             if not self._holdings[node].blocks:
                 self.policy.remove(node)
                 del self._holdings[node]

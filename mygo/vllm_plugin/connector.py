@@ -85,7 +85,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._tiers = self._make_tiers(kv_cache_manager)
         self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)
         if self._settings.mygo_socket is not None:
-            reporter = Reporter(self._settings.mygo_socket, self._hello())
+            reporter = Reporter(self._settings.mygo_socket, self._hello(), self._tiers.counters)
             self.report_to(reporter)
             reporter.start()
 
@@ -140,12 +140,10 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         if segments is not None:
             identity.narrow(request, segments.spans, self._cache.hash_tokens)
         ends = [span.end_tokens for span in segments.spans] if segments is not None else []
-        self._tiers.begin(request, ends)
+        device_tokens = self._tiers.begin(request, ends)
         if self._reporter is not None:
             self._requests[request.request_id] = request
-            self._uncomputed_tokens[request.request_id] = request.num_prompt_tokens - min(
-                self._cache.cached_tokens(request), request.num_prompt_tokens
-            )
+            self._uncomputed_tokens[request.request_id] = request.num_prompt_tokens - device_tokens
             if segments is not None:
                 self._maps[request.request_id] = segments
                 self._ledger.begin(request.request_id, segments.spans, self._cache.hashes(request))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from vllm.distributed.kv_events import AllBlocksCleared
+from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
@@ -33,6 +33,8 @@ class DeviceCache:
         self.block_tokens = group_tokens
         """Tokens per block of this group: a multiple of ``hash_tokens``, and mostly equal to it."""
         self._stride = group_tokens // self.hash_tokens
+        self.evicted_tokens = 0
+        """Since ``tee``."""
 
     @property
     def publishes_events(self) -> bool:
@@ -47,6 +49,11 @@ class DeviceCache:
     def free_tokens(self) -> int:
         """Could be allocated now, evictable blocks included."""
         return int(self._pool.get_num_free_blocks()) // self._groups * self.block_tokens
+
+    @property
+    def held_tokens(self) -> int:
+        """In cached blocks, whether or not a request uses them."""
+        return len(self._pool.cached_block_hash_to_block) // self._groups * self.block_tokens
 
     def is_resident(self, block_hash: bytes) -> bool:
         return self._pool.get_cached_block(block_hash, [self.group_id]) is not None
@@ -94,6 +101,8 @@ class DeviceCache:
                     cleared()
                 elif event.group_idx in (None, self.group_id):
                     names.extend(event.block_hashes)
+                    if isinstance(event, BlockRemoved):
+                        self.evicted_tokens += len(event.block_hashes) * self.hash_tokens
             if names:
                 changed(names)
             return events

@@ -11,6 +11,7 @@ from pathlib import Path
 from mygo.errors import ConfigError
 from mygo.types import WorkerId, WorkerLoad, WorkerReport
 from mygo.vllm_plugin.residency import ResidencyLog
+from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.wire import HEADER, MAX_FRAME_BYTES, Batch, Hello, Message, decode
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class ReportReceiver:
         self._sequence = 0
         self.received = 0
         """Messages so far; an engine that computes sends some."""
+        self.counters = TierCounters()
+        """As last told."""
 
     async def start(self) -> None:
         """Listen; only this user can connect. Raises ConfigError if the path cannot be used."""
@@ -129,6 +132,7 @@ class ReportReceiver:
                 self._hello = message
             case Batch():
                 self._load = message.load
+                self.counters = message.counters
                 if message.snapshot:
                     self._log.replace(message.events)
                 else:

@@ -12,11 +12,12 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from mygo.types import ResidencyEvent, WorkerLoad
 from mygo.vllm_plugin.residency import ResidencyLog
+from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.wire import Batch, Hello, frame
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,11 @@ class ReportSink(Protocol):
 class Reporter:
     """Connects to the Unix socket at ``path``, and again whenever the connection is lost."""
 
-    def __init__(self, path: str, hello: Hello) -> None:
+    def __init__(self, path: str, hello: Hello, counters: Callable[[], TierCounters]) -> None:
+        """``counters`` is asked for the tiers' figures whenever something is sent, in the thread."""
         self._path = path
         self._hello = hello
+        self._counters = counters
         self._log = ResidencyLog()
         self._load = WorkerLoad()
         self._news = False
@@ -124,7 +127,8 @@ class Reporter:
                 return None
             self._news = False
             events, snapshot = self._log.take()
-            return Batch(self._load, events, snapshot)
+            load = self._load
+        return Batch(load, events, snapshot, self._counters())
 
 
 def _check_peer(connection: socket.socket) -> None:

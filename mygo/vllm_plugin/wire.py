@@ -13,6 +13,7 @@ import struct
 import msgspec
 
 from mygo.types import ResidencyEvent, WorkerLoad
+from mygo.vllm_plugin.tiers.counters import TierCounters
 
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 256 * 2**20
@@ -37,6 +38,7 @@ class Batch(msgspec.Struct, frozen=True, tag="batch"):
     events: tuple[ResidencyEvent, ...]
     snapshot: bool
     """True if ``events`` is all that the engine holds."""
+    counters: TierCounters
 
 
 Message = Hello | Batch

@@ -18,7 +18,7 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
 
     def __init__(self, cache_capacity: int, shelf: Shelf) -> None:
         super().__init__(cache_capacity)
-        self._shelf = shelf
+        self.shelf = shelf
         self._chunks: dict[OffloadKey, ChunkStatus] = {}
         self._keys: dict[bytes, list[OffloadKey]] = {}
 
@@ -37,26 +37,26 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         block = get_offload_block_hash(key)
         self._chunks[key] = chunk
         self._keys.setdefault(block, []).append(key)
-        self._shelf.put(block)
+        self.shelf.put(block)
 
     def remove(self, key: OffloadKey) -> None:
         """The chunk could not be written."""
         block = get_offload_block_hash(key)
-        self._shelf.unlock(block)
+        self.shelf.unlock(block)
         del self._chunks[key]
         self._keys[block].remove(key)
         if not self._keys[block]:
             del self._keys[block]
-            self._shelf.drop(block)
+            self.shelf.drop(block)
 
     def touch(self, keys: Iterable[OffloadKey], req_context: ReqContext) -> None:
         return
 
     def mark_evictable(self, key: OffloadKey) -> None:
-        self._shelf.unlock(get_offload_block_hash(key))
+        self.shelf.unlock(get_offload_block_hash(key))
 
     def mark_non_evictable(self, key: OffloadKey) -> None:
-        self._shelf.lock(get_offload_block_hash(key))
+        self.shelf.lock(get_offload_block_hash(key))
 
     def evict(self, n: int, protected: set[OffloadKey]) -> list[tuple[OffloadKey, ChunkStatus]] | None:
         """At least ``n`` chunks, whole blocks; None, and nothing is changed, if there are fewer."""
@@ -65,11 +65,11 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         chunks = 0
         while chunks < n:
             # all blocks have as many chunks as the model has cache groups: mostly one
-            blocks = self._shelf.evict(-(-(n - chunks) // self._groups), kept)
+            blocks = self.shelf.evict(-(-(n - chunks) // self._groups), kept)
             if blocks is None:
                 for block in victims:
-                    self._shelf.put(block)
-                    self._shelf.unlock(block)
+                    self.shelf.put(block)
+                    self.shelf.unlock(block)
                 return None
             victims.extend(blocks)
             chunks += sum(len(self._keys[block]) for block in blocks)
@@ -78,7 +78,7 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
     def clear(self) -> None:
         self._chunks.clear()
         self._keys.clear()
-        self._shelf.clear()
+        self.shelf.clear()
 
     @property
     def _groups(self) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mygo.tree.cost import StepCost
 from mygo.tree.knowledge import KnowledgeTree
+from mygo.tree.node import Node
 from mygo.tree.policies import make
 from mygo.tree.shelf import Shelf
 from mygo.types import Tier
@@ -22,6 +25,7 @@ class Keeper:
         device_tokens: int,
         host_tokens: int,
         disk_tokens: int,
+        on_evict: Callable[[Tier, Node, int], None],
     ) -> None:
         self.tree = KnowledgeTree(
             block_tokens=block_tokens,
@@ -39,6 +43,7 @@ class Keeper:
                 tier,
                 make(name, self.tree, tokens, look_ahead=settings.lookahead_share > 0),
                 mirrors_first=tier is Tier.HOST,
+                on_evict=on_evict,
             )
             for tier, (name, tokens) in policies.items()
             if tokens and name != "vllm"

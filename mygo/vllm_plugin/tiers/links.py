@@ -13,6 +13,8 @@ class Speed:
         self._guess = guess_bytes_per_s
         self._bytes = 0.0
         self._seconds = 0.0
+        self.total_bytes = 0
+        self.total_s = 0.0
 
     @property
     def bytes_per_s(self) -> float:
@@ -21,5 +23,7 @@ class Speed:
     def observe(self, moved_bytes: int, seconds: float) -> None:
         """Transfers that took ``seconds`` moved ``moved_bytes``."""
         if moved_bytes > 0 and seconds > 0:
+            self.total_bytes += moved_bytes
+            self.total_s += seconds
             self._bytes = _MEMORY * self._bytes + moved_bytes
             self._seconds = _MEMORY * self._seconds + seconds

@@ -41,8 +41,8 @@ class Prefetch:
         self._wait_s = wait_s
         self._clock = clock
         self._asked: set[str] = set()
-        self.blocks = 0
-        """Blocks whose reading was started here."""
+        self._started: dict[str, int] = {}
+        """Blocks whose reading was started here, by the request that they are for."""
 
     def step(self) -> None:
         """Start reads for requests that came near enough to their turn."""
@@ -57,6 +57,10 @@ class Prefetch:
                 return
             admitted_s += self._wait_s(request_id)
 
+    def ended(self, request_id: str) -> int:
+        """The request was admitted, or is over: how many blocks were read ahead for it."""
+        return self._started.pop(request_id, 0)
+
     def _start(self, request_id: str, admitted_s: float) -> bool:
         """False if there is no room for it, and so for nobody behind it."""
         found = self._wanted(request_id)
@@ -70,6 +74,6 @@ class Prefetch:
         for key in keys:
             if self._manager.lookup(key, context) is LookupResult.MISS:
                 break
-            self.blocks += 1
+            self._started[request_id] = self._started.get(request_id, 0) + 1
         self._asked.add(request_id)
         return True

@@ -29,6 +29,7 @@ from mygo.tree.loading import Link, LoadPlan, Run, plan_load
 from mygo.types import Tier
 from mygo.vllm_plugin.disk.records import Presence
 from mygo.vllm_plugin.disk.tier import DiskTier
+from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.tiers.disk_order import DiskOrder
 from mygo.vllm_plugin.tiers.host_policy import TreeCachePolicy
 from mygo.vllm_plugin.tiers.keeper import Keeper
@@ -209,6 +210,26 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def _prefill_s(self, request_id: str) -> float:
         status = self._req_status.get(request_id)
         return self._cost.prefill_s(0, status.req.num_tokens) if status is not None else 0.0
+
+    def prefetched_tokens(self, request_id: str) -> int:
+        """What was read ahead for a request that was just admitted, or is over. Asked once."""
+        if self._prefetch is None:
+            return 0
+        return self._prefetch.ended(request_id) * self._tree.block_tokens
+
+    # --- figures ---------------------------------------------------------------------------------
+
+    def measure(self, counters: TierCounters) -> None:
+        """Fill in how full the tiers are, and what their links and the drive did."""
+        counters.held_tokens[Tier.HOST] = len(self._host.shelf) * self._tree.block_tokens
+        counters.loaded_bytes[Tier.HOST] = self.host_speed.total_bytes
+        counters.load_s[Tier.HOST] = self.host_speed.total_s
+        store = self._disk.store if self._disk is not None else None
+        if store is not None:
+            counters.disk = store.stats
+            counters.held_tokens[Tier.DISK] = int(store.held_bytes / self._bytes_per_token)
+            counters.loaded_bytes[Tier.DISK] = store.stats.read_bytes
+            counters.load_s[Tier.DISK] = store.speed.total_s
 
     # --- loads beside the computation ------------------------------------------------------------
 

@@ -23,16 +23,19 @@ from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request
 
 from mygo.tree.cost import StepCost
+from mygo.tree.node import Node
 from mygo.types import Tier
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.settings import TierSettings
 from mygo.vllm_plugin.tiers.account import Account, settle
+from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.tiers.device_queue import TreeFreeQueue
 from mygo.vllm_plugin.tiers.keeper import Keeper
 from mygo.vllm_plugin.tiers.links import Speed
 from mygo.vllm_plugin.tiers.meter import StepMeter
-from mygo.vllm_plugin.tiers.scheduler import NO_OFFER, TierScheduler
+from mygo.vllm_plugin.tiers.scheduler import NO_OFFER, Offer, TierScheduler
 from mygo.vllm_plugin.tiers.spec import TierSpec, native_settings
+from mygo.vllm_plugin.tiers.watch import Watch
 from mygo.vllm_plugin.tiers.worker import TierWorker
 
 
@@ -76,19 +79,29 @@ class Tiers:
         """Of waiting requests: tokens on the device when last looked."""
         self._accounts: dict[str, Account] = {}
         """Of admitted requests, as of their first admission."""
+        self._held_at_arrival: dict[str, int] = {}
+        """Of waiting requests: leading tokens that the tiers held together when they came."""
+        self._watch = Watch(clock)
         spec: TierSpec | None = None
         host_tokens = 0
         native = offloading_config(vllm_config, settings)
         if settings.host_bytes:
             spec = make_spec(build_offloading_config(native, kv_cache_config))
             host_tokens = int(settings.host_bytes / spec.kv_bytes_per_token)
+        disk_tokens = int(settings.disk_bytes / spec.kv_bytes_per_token) if spec else 0
+        self._watch.counters.capacity_tokens = {
+            Tier.DEVICE: cache.capacity_tokens,
+            Tier.HOST: host_tokens,
+            Tier.DISK: disk_tokens,
+        }
         self.keeper = Keeper(
             settings,
             self.cost,
             block_tokens=cache.block_tokens,
             device_tokens=cache.capacity_tokens,
             host_tokens=host_tokens,
-            disk_tokens=int(settings.disk_bytes / spec.kv_bytes_per_token) if spec else 0,
+            disk_tokens=disk_tokens,
+            on_evict=self._watch.evicted,
         )
         self._queue: TreeFreeQueue | None = None
         if self.keeper.device is not None:
@@ -111,12 +124,19 @@ class Tiers:
 
     # --- a request -------------------------------------------------------------------------------
 
-    def begin(self, request: Request, segment_ends: Sequence[int]) -> None:
-        """A request came; ``segment_ends`` is empty if it brought no segment map."""
-        self._requests[request.request_id] = request
-        self.keeper.tree.begin(request.request_id, self._cache.hashes(request), segment_ends)
+    def begin(self, request: Request, segment_ends: Sequence[int]) -> int:
+        """A request came; ``segment_ends`` is empty if it brought no segment map.
+
+        Returns how many of its leading tokens the device holds now.
+        """
+        request_id = request.request_id
+        self._requests[request_id] = request
+        self.keeper.tree.begin(request_id, self._cache.hashes(request), segment_ends)
+        device_tokens = self._cache.cached_tokens(request)
+        self._held_at_arrival[request_id] = max(device_tokens, _held(self.keeper.tree.path(request_id)))
         if self._offload is not None:
             self._offload.on_new_request(request)
+        return device_tokens
 
     def matched(self, request: Request, device_tokens: int) -> tuple[int | None, bool]:
         """Tokens to load behind those on the device, and whether before the request may run.
@@ -139,15 +159,7 @@ class Tiers:
         if device_tokens is None:  # its load has ended, and it was admitted when that began
             return
         if request_id not in self._accounts:  # a preempted request is admitted again
-            self._accounts[request_id] = settle(
-                prompt_tokens=request.num_prompt_tokens,
-                block_tokens=self._cache.block_tokens,
-                device_tokens=device_tokens,
-                loaded_tokens=self._loaded_tokens(request, loaded_tokens),
-                planned_tokens=offer.plan.tokens,
-                held_tokens=offer.held_tokens,
-                seen_tokens=self.keeper.tree.seen_tokens(request_id),
-            )
+            self._settle(request, device_tokens, loaded_tokens, offer)
         self.keeper.tree.admitted(request_id, device_tokens + loaded_tokens)
 
     def sources(self, request: Request, loaded_tokens: int) -> dict[CacheHitSource, int]:
@@ -158,6 +170,28 @@ class Tiers:
             request, loaded_tokens
         )
         return sources
+
+    def _settle(self, request: Request, device_tokens: int, loaded_tokens: int, offer: Offer) -> None:
+        request_id, block_tokens = request.request_id, self._cache.block_tokens
+        path = self.keeper.tree.path(request_id)
+        account = self._accounts[request_id] = settle(
+            prompt_tokens=request.num_prompt_tokens,
+            block_tokens=block_tokens,
+            device_tokens=device_tokens,
+            loaded_tokens=self._loaded_tokens(request, loaded_tokens),
+            planned_tokens=offer.plan.tokens,
+            held_tokens=offer.held_tokens,
+            # whoever had a node had all before it, too
+            seen_tokens=next((node.end_tokens for node in path if node.accessed_at), 0),
+        )
+        usable_tokens = (request.num_prompt_tokens - 1) // block_tokens * block_tokens
+        self._watch.admitted(
+            account,
+            path,
+            held_at_arrival_tokens=min(self._held_at_arrival.pop(request_id), usable_tokens),
+            held_tokens=device_tokens + offer.held_tokens,
+            prefetched_tokens=self._offload.prefetched_tokens(request_id) if self._offload else 0,
+        )
 
     def _loaded_tokens(self, request: Request, loaded_tokens: int) -> dict[Tier, int]:
         tokens: dict[Tier, int] = {}
@@ -173,11 +207,13 @@ class Tiers:
         if self._requests.pop(request_id, None) is None:
             return None
         self._matched_tokens.pop(request_id, None)
+        self._held_at_arrival.pop(request_id, None)
         prompt_blocks = request.num_prompt_tokens // self._cache.block_tokens
         self.keeper.tree.extend(request_id, self._cache.hashes(request)[prompt_blocks:])
         self.keeper.tree.finished(request_id)
         if self._offload is not None:
             self._offload.request_finished(request)
+            self._watch.prefetched(self._offload.prefetched_tokens(request_id), used_tokens=0)
         return self._accounts.pop(request_id, None)
 
     # --- a step ----------------------------------------------------------------------------------
@@ -204,6 +240,16 @@ class Tiers:
         return [
             get_offload_block_hash(key) for event in self._offload.manager.take_events() for key in event.keys
         ]
+
+    def counters(self) -> TierCounters:
+        """All figures, brought up to date; any thread may ask."""
+        counters = self._watch.counters
+        counters.held_tokens[Tier.DEVICE] = self._cache.held_tokens
+        if self.keeper.device is None:
+            counters.evicted_tokens[Tier.DEVICE] = self._cache.evicted_tokens
+        if self._offload is not None:
+            self._offload.measure(counters)
+        return counters
 
     # --- facts -----------------------------------------------------------------------------------
 
@@ -241,3 +287,14 @@ class Tiers:
     def shutdown(self) -> None:
         if self._offload is not None:
             self._offload.shutdown()
+
+
+def _held(path: Sequence[Node]) -> int:
+    """Leading tokens of a path, last node first, of which some tier holds every node up to there."""
+    end_tokens = 0
+    for node in reversed(path):
+        tokens = max(node.held.values(), default=0)
+        end_tokens += tokens
+        if tokens < node.tokens:
+            break
+    return end_tokens

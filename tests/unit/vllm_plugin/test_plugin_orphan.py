@@ -17,8 +17,9 @@ engine.wait()
 ENGINE = """
 import sys, time
 from mygo.vllm_plugin.reporter import Reporter
+from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.wire import Hello
-Reporter(sys.argv[1], Hello("e", 32, 1024, 1, 0)).start()
+Reporter(sys.argv[1], Hello("e", 32, 1024, 1, 0), TierCounters).start()
 open(sys.argv[1] + ".started", "w").close()
 time.sleep(120)
 """

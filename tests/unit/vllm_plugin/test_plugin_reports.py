@@ -18,6 +18,7 @@ from mygo.vllm_plugin import reporter as reporter_module
 from mygo.vllm_plugin.receiver import ReportReceiver
 from mygo.vllm_plugin.reporter import Reporter
 from mygo.vllm_plugin.residency import ResidencyLog
+from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.wire import HEADER, MAX_FRAME_BYTES, Hello
 
 WORKER = WorkerId("w")
@@ -80,7 +81,7 @@ def _run(test: Coroutine[Any, Any, None]) -> None:
 
 def test_receiver_gets_everything_when_events_come_before_and_after_the_connection(tmp_path: Path) -> None:
     async def test() -> None:
-        reporter = Reporter(str(tmp_path / "s"), _hello())
+        reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
         reporter.start()
         reporter.publish([_event(1, 64)], WorkerLoad(waiting=1))
         await asyncio.sleep(0.05)  # nobody listens yet: it goes on trying
@@ -108,7 +109,7 @@ def test_news_travels_at_once_when_the_engine_was_idle_for_a_while(
     monkeypatch.setattr(reporter_module, "SEND_TIMEOUT_S", 3600.0)
 
     async def test() -> None:
-        reporter = Reporter(str(tmp_path / "s"), _hello())
+        reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
         async with _receiver(tmp_path / "s") as receiver:
             reporter.start()
             await receiver.snapshot()
@@ -123,7 +124,7 @@ def test_news_travels_at_once_when_the_engine_was_idle_for_a_while(
 def test_receiver_reports_the_load_when_nothing_else_happened_for_a_heartbeat(tmp_path: Path) -> None:
     async def test() -> None:
         async with _receiver(tmp_path / "s") as receiver:
-            reporter = Reporter(str(tmp_path / "s"), _hello())
+            reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
             reporter.start()
             first = await receiver.next_report()
             beat = await receiver.next_report(heartbeat_s=0.01)
@@ -139,7 +140,7 @@ def test_receiver_forgets_the_old_engine_when_one_with_a_new_epoch_connects(tmp_
         async with _receiver(tmp_path / "s") as receiver:
             view = _View()
             for epoch, name in (("e1", 1), ("e2", 2)):
-                reporter = Reporter(str(tmp_path / "s"), _hello(epoch))
+                reporter = Reporter(str(tmp_path / "s"), _hello(epoch), TierCounters)
                 reporter.publish([_event(name, 64)], WorkerLoad())
                 reporter.start()
                 await view.until(receiver, {name})
@@ -151,7 +152,7 @@ def test_receiver_forgets_the_old_engine_when_one_with_a_new_epoch_connects(tmp_
 
 def test_reporter_sends_a_snapshot_when_the_receiver_comes_back(tmp_path: Path) -> None:
     async def test() -> None:
-        reporter = Reporter(str(tmp_path / "s"), _hello())
+        reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
         reporter.start()
         reporter.publish([_event(1, 64), _event(2, 64)], WorkerLoad())
         async with _receiver(tmp_path / "s") as receiver:
@@ -168,7 +169,7 @@ def test_publish_returns_at_once_and_memory_stays_bounded_when_the_peer_never_re
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(tmp_path / "s"))
     listener.listen()
-    reporter = Reporter(str(tmp_path / "s"), _hello())
+    reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
     reporter.start()
     for name in range(30_000):
         reporter.publish([_event(name, 64)], WorkerLoad(waiting=name))
@@ -188,7 +189,7 @@ def test_receiver_survives_when_somebody_sends_rubbish(tmp_path: Path) -> None:
                 writer.write_eof()
                 assert await reader.read() == b""
                 writer.close()
-            reporter = Reporter(str(tmp_path / "s"), _hello())
+            reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
             reporter.publish([_event(1, 64)], WorkerLoad())
             reporter.start()
             await _View().until(receiver, {1})
