@@ -48,7 +48,7 @@ def draw(runs: Sequence[Run], path: Path, default: str) -> None:
         axes.set(title=workload, xscale="log", xlabel="cache (share of the working set)", ylim=(0, None))
         axes.set_xticks(sizes, [f"{size:.0%}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("prefill seconds saved")
     panels[0][0].legend(fontsize="small", loc="lower right")
