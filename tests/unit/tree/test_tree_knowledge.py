@@ -141,6 +141,16 @@ def test_oldest_ghosts_are_forgotten_when_there_are_too_many() -> None:
     assert {node.blocks[0] for node in tree.nodes()} == {b"d", b"e"}
 
 
+def test_what_a_split_leaves_idle_is_forgotten_too() -> None:
+    tree = tree_of(ghosts=0)
+    shelf = shelf_of(tree)
+    begin(tree, "r1", "ab")
+    shelf.put(b"a")
+    tree.finished("r1")
+    begin(tree, "r2", "a")
+    assert tree.place(b"ab") is None and len(tree) == 1
+
+
 def test_look_ahead_protects_the_earliest_when_the_budget_is_short() -> None:
     tree = tree_of(lookahead_tokens=30)
     shelf = shelf_of(tree)

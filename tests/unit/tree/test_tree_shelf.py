@@ -118,14 +118,14 @@ def test_child_is_not_lost_when_a_faster_tier_holds_its_parent() -> None:
     tree = tree_of()
     device, host = shelf_of(tree), shelf_of(tree, tier=Tier.HOST)
     serve(tree, host, "r1", "x")
-    serve(tree, device, "r2", "s|a")
+    serve(tree, host, "r2", "y")
+    serve(tree, device, "r3", "s|a")
     for block in path("sa"):
         host.put(block)
         host.unlock(block)
     host.drop(b"s")
     assert names(host.evict(1)) == ["x"]
     device.drop(b"s")
-    serve(tree, host, "r3", "y")
     assert names(host.evict(1)) == ["sa"]
 
 
@@ -140,15 +140,35 @@ def test_waiting_requests_keep_their_nodes_until_nothing_else_is_left() -> None:
     assert names(shelf.evict(2)) == ["b", "a"], "the latest to be admitted loses first"
 
 
-def test_node_is_unprotected_when_its_request_is_admitted() -> None:
+def test_node_is_unprotected_when_its_request_is_aborted() -> None:
     tree = tree_of(lookahead_tokens=1_000)
     shelf = shelf_of(tree)
     for text in "ab":
         serve(tree, shelf, text, text)
     begin(tree, "r", "a")
-    tree.admitted("r", 0)
     tree.finished("r")
-    assert names(shelf.evict(2)) == ["b", "a"]
+    assert names(shelf.evict(2)) == ["a", "b"]
+
+
+def test_node_goes_with_the_next_request_that_waits_for_it_when_the_first_leaves() -> None:
+    tree = tree_of(lookahead_tokens=1_000)
+    shelf = shelf_of(tree)
+    for text in "ab":
+        serve(tree, shelf, text, text)
+    for name, text in (("first", "a"), ("second", "b"), ("third", "a")):
+        begin(tree, name, text)
+    tree.finished("first")
+    assert names(shelf.evict(2)) == ["a", "b"], "now the second comes before the third"
+
+
+def test_parent_may_leave_when_the_child_that_hid_it_was_split_at_a_hole() -> None:
+    tree = tree_of()
+    shelf = shelf_of(tree)
+    serve(tree, shelf, "r", "s|ab")
+    shelf.drop(b"sa")
+    begin(tree, "splitter", "s|a|x")
+    tree.finished("splitter")
+    assert names(shelf.evict(2)) == ["sab", "s"]
 
 
 def test_eviction_work_per_block_does_not_grow_with_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -308,4 +308,4 @@ class TreeMachine(RuleBasedStateMachine):
 
 
 TestTree = TreeMachine.TestCase
-TestTree.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestTree.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
