@@ -162,7 +162,7 @@ class Shelf:
         self._let_go(gone)
         return [*strangers, *(block for block, _ in gone)]
 
-    # --- what the tree tells (mygo.tree.knowledge.Holder) ------------------------------------------
+    # --- what the tree tells (mygo.tree.node.Holder) ------------------------------------------------
 
     def added(self, node: Node, blocks: Iterable[Block]) -> None:
         for block in blocks:
