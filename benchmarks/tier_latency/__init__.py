@@ -1,0 +1,1 @@
+"""What a hit costs in each tier of a real engine. See ``__main__``."""
