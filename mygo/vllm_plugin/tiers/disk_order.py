@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from mygo.tree.shelf import Shelf
-from mygo.vllm_plugin.disk.format import ChunkKey
-
-GROUP_BYTES = 4
-"""vLLM appends the number of the cache group to a block's hash."""
+from mygo.vllm_plugin.disk.format import GROUP_BYTES, ChunkKey
 
 
 class DiskOrder:
@@ -16,12 +13,14 @@ class DiskOrder:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._chunks: dict[bytes, dict[ChunkKey, None]] = {}
+        self._locked: set[ChunkKey] = set()
         self._leaving: dict[ChunkKey, None] = {}
         """The rest of a block of which other chunks have left."""
 
     def put(self, key: ChunkKey) -> None:
         block = key[:-GROUP_BYTES]
         self._chunks.setdefault(block, {})[key] = None
+        self._locked.add(key)
         self._shelf.put(block)
 
     def lock(self, key: ChunkKey) -> None:
@@ -29,9 +28,11 @@ class DiskOrder:
             del self._leaving[key]
             self.put(key)
         else:
+            self._locked.add(key)
             self._shelf.lock(key[:-GROUP_BYTES])
 
     def unlock(self, key: ChunkKey) -> None:
+        self._locked.discard(key)
         self._shelf.unlock(key[:-GROUP_BYTES])
 
     def touch(self, key: ChunkKey) -> None:
@@ -42,6 +43,8 @@ class DiskOrder:
             del self._leaving[key]
             return
         block = key[:-GROUP_BYTES]
+        if key in self._locked:
+            self.unlock(key)
         chunks = self._chunks[block]
         del chunks[key]
         if not chunks:

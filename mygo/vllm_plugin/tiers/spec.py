@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+from vllm.config import ModelConfig
 from vllm.v1.kv_offload.base import CanonicalKVCaches, OffloadingWorker
 from vllm.v1.kv_offload.config import OffloadingConfig
 from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
@@ -50,7 +53,7 @@ class TierSpec(TieringOffloadingSpec):  # type: ignore[misc]
         return self._copier
 
 
-def native_settings(settings: TierSettings) -> dict[str, Any]:
+def native_settings(settings: TierSettings, model: ModelConfig) -> dict[str, Any]:
     """vLLM's ``kv_connector_extra_config`` for the tiers that ours describe."""
     tiers: list[dict[str, Any]] = []
     if settings.disk_path is not None:
@@ -62,6 +65,7 @@ def native_settings(settings: TierSettings) -> dict[str, Any]:
                 "max_bytes": settings.disk_bytes,
                 "read_s_per_byte": settings.disk_read_s_per_byte,
                 "enable_kv_events": True,
+                "identity": _identity(model),
             }
         )
     return {
@@ -70,3 +74,14 @@ def native_settings(settings: TierSettings) -> dict[str, Any]:
         "secondary_tiers": tiers,
         "load_s_per_byte": settings.host_load_s_per_byte,
     }
+
+
+def _identity(model: ModelConfig) -> dict[str, str]:
+    """What makes KV on disk comparable and vLLM does not tell its tiers."""
+    identity = {"computation": model.compute_hash()}
+    if not Path(model.model).is_dir():
+        # a hub's name can be given other weights at any time; the snapshot in use is named by its commit
+        config = try_to_load_from_cache(model.model, "config.json", revision=model.revision)
+        if isinstance(config, str):
+            identity["weights"] = Path(config).parent.name
+    return identity

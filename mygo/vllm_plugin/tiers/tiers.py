@@ -7,7 +7,7 @@ answered, and ``step_ended`` last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 
 from vllm.config import VllmConfig
@@ -35,6 +35,7 @@ from mygo.vllm_plugin.tiers.links import Speed
 from mygo.vllm_plugin.tiers.meter import StepMeter
 from mygo.vllm_plugin.tiers.scheduler import NO_OFFER, Offer, TierScheduler
 from mygo.vllm_plugin.tiers.spec import TierSpec, native_settings
+from mygo.vllm_plugin.tiers.view import CacheView, view
 from mygo.vllm_plugin.tiers.watch import Watch
 from mygo.vllm_plugin.tiers.worker import TierWorker
 
@@ -43,7 +44,7 @@ def offloading_config(vllm_config: VllmConfig, settings: TierSettings) -> VllmCo
     """The engine's configuration as vLLM's offloading reads it: with its own keys in place of ours."""
     native = copy(vllm_config)
     native.kv_transfer_config = copy(vllm_config.kv_transfer_config)
-    native.kv_transfer_config.kv_connector_extra_config = native_settings(settings)
+    native.kv_transfer_config.kv_connector_extra_config = native_settings(settings, vllm_config.model_config)
     return native
 
 
@@ -237,9 +238,33 @@ class Tiers:
         self._meter.ended()
         if self._offload is None:
             return []
+        self._offload.purge_idle()
         return [
             get_offload_block_hash(key) for event in self._offload.manager.take_events() for key in event.keys
         ]
+
+    # --- deleted passages ------------------------------------------------------------------------
+
+    def tag_with(self, tags_of: Callable[[bytes], Collection[str]]) -> None:
+        """Let what is written to disk name the passages in whose sight it was computed."""
+        if self._offload is not None:
+            self._offload.tag_with(tags_of)
+
+    def purge(self, blocks: Sequence[bytes], tags: Collection[str]) -> None:
+        """Let go of blocks that the device has let go of, and of all chunks on disk that name one of these
+        tags. From now on they are no hit, even where they are in use and leave later."""
+        if self.keeper.device is not None:
+            for block in blocks:
+                self.keeper.device.drop(block)
+        if self._offload is not None:
+            self._offload.purge(blocks, tags)
+
+    def keep_out(self, request_id: str) -> None:
+        """Store nothing more of a live request."""
+        if self._offload is not None:
+            self._offload.keep_out(request_id)
+
+    # --- figures ---------------------------------------------------------------------------------
 
     def counters(self) -> TierCounters:
         """All figures, brought up to date; any thread may ask."""
@@ -250,6 +275,18 @@ class Tiers:
         if self._offload is not None:
             self._offload.measure(counters)
         return counters
+
+    def view(self, top: int, describe: Callable[[bytes], tuple[str, str]]) -> CacheView:
+        """The most valuable nodes. ``describe``: tag and salt of what a block belongs to."""
+        return view(self.keeper.tree, top, self._held_tokens, describe, self.counters())
+
+    def _held_tokens(self, node: Node) -> dict[Tier, int]:
+        held = dict(node.held)
+        if self.keeper.device is None:  # vLLM's own policy tells the tree nothing
+            blocks = sum(map(self._cache.is_resident, node.blocks))
+            if blocks:
+                held[Tier.DEVICE] = blocks * self._cache.block_tokens
+        return held
 
     # --- facts -----------------------------------------------------------------------------------
 
