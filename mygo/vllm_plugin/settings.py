@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mygo.errors import ConfigError
+from mygo.tree.policies import DEFAULT_POLICY
 
-DEFAULT_POLICY = "pgdsf"
 _WHERE = "kv_connector_extra_config"
 
 
