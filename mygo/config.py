@@ -109,9 +109,9 @@ class CacheConfig(_Section):
     Workers of one machine may share it: each takes a folder of its own inside."""
     disk_bytes: Bytes = 16 * 2**30
     """Most that a worker keeps in `disk_path`."""
-    policy: Literal["lru", "lfu", "gdsf", "arc", "s3fifo", "pgdsf"] = "pgdsf"
-    """Who leaves host memory and disk first. `pgdsf` weighs frequency, size and prefill seconds."""
-    device_policy: Literal["vllm", "lru", "lfu", "gdsf", "arc", "s3fifo", "pgdsf"] = "vllm"
+    policy: Literal["lru", "lfu", "gdsf", "arc", "s3fifo", "pgdsf", "forecast"] = "forecast"
+    """Who leaves host memory and disk first. `forecast`: what will save the fewest prefill seconds."""
+    device_policy: Literal["vllm", "lru", "lfu", "gdsf", "arc", "s3fifo", "pgdsf", "forecast"] = "vllm"
     """Who leaves the device first; `vllm`: its own order, least recently used."""
     lookahead_share: float = Field(default=0.2, ge=0, le=1)
     """Share of a tier that waiting requests may protect from eviction; 0 for none."""
