@@ -24,6 +24,9 @@ _WEIGHTS = len(_SCALES)
 _NEW_TOKENS, _PAIRS = 1, 2
 # Predictions from less than this many computed tokens are guesses.
 _KNOWN_TOKENS = 256
+_GUESSED_S_PER_TOKEN = 1e-4
+# No device computes a token in less; noise may have a prediction there.
+_LEAST_S_PER_TOKEN = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,14 @@ class StepCost:
         return float(sum(max(0.0, weight) * term for weight, term in zip(weights, terms, strict=True)))
 
     def prefill_s(self, cached_tokens: int, new_tokens: int) -> float:
-        """Predicted seconds to compute ``new_tokens`` behind ``cached_tokens``, alone on the engine."""
+        """Predicted seconds to compute ``new_tokens`` behind ``cached_tokens``, alone on the engine.
+
+        More than 0 for any token, so that costs can always be compared; while nothing is ``known``, in
+        proportion to them.
+        """
+        if not self.known:
+            return new_tokens * _GUESSED_S_PER_TOKEN
         steps = -(-new_tokens // self._step_tokens)
         empty_s = max(0.0, float(self._weights[0]))
-        return max(0, steps - 1) * empty_s + self.step_s(Step.prefill(cached_tokens, new_tokens))
+        predicted_s = max(0, steps - 1) * empty_s + self.step_s(Step.prefill(cached_tokens, new_tokens))
+        return max(predicted_s, new_tokens * _LEAST_S_PER_TOKEN)

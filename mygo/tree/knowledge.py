@@ -17,6 +17,8 @@ from mygo.tree.node import Block, Holder, Node, Place
 from mygo.tree.waiting import WaitingQueue
 from mygo.types import Tier
 
+# No device computes a token in less.
+_LEAST_S_PER_TOKEN = 1e-9
 _COMPUTED_BEHIND_TOKENS = 512
 """A typical rest of a prompt: what is computed in any case pays the fixed cost of a step."""
 
@@ -178,10 +180,13 @@ class KnowledgeTree:
         return list(self._requests[request_id].last.upward())
 
     def saved_s_per_token(self, node: Node) -> float:
-        """Prefill seconds per token that holding the node spares a request that computes more behind it."""
+        """Prefill seconds per token that holding the node spares a request that computes more behind it.
+
+        More than 0: a learned T(cached, new) may say that tokens cost nothing, and is wrong.
+        """
         behind = self.prefill_s(node.end_tokens, _COMPUTED_BEHIND_TOKENS)
         both = self.prefill_s(node.start_tokens, node.tokens + _COMPUTED_BEHIND_TOKENS)
-        return max(both - behind, 0.0) / node.tokens
+        return max((both - behind) / node.tokens, _LEAST_S_PER_TOKEN)
 
     def nodes(self) -> Iterator[Node]:
         """Every node but the root, parents before children."""

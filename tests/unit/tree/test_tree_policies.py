@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from tree_cases import BLOCK_TOKENS, node_of, path, prefill_s, serve, shelf_of, tree_of
 
 from mygo.errors import ConfigError
+from mygo.tree.knowledge import KnowledgeTree
 from mygo.tree.policies import DEFAULT_POLICY, POLICIES, make
 from mygo.tree.policies.base import LazyHeap
 from mygo.tree.policies.forecast import DISCOUNT
+from mygo.tree.shelf import Shelf
+from mygo.types import Tier
 
 
 class NaiveModel:
@@ -187,3 +190,12 @@ def test_lazy_heap_forgets_old_ranks_and_does_not_grow() -> None:
     assert len(heap._heap) < 100
     heap.push(b, 2_000)
     assert heap.least() is a
+
+
+@pytest.mark.parametrize("policy", list(POLICIES))
+def test_policies_rank_all_the_same_when_nothing_is_known_to_cost_anything(policy: str) -> None:
+    tree = KnowledgeTree(block_tokens=BLOCK_TOKENS, prefill_s=lambda cached_tokens, new_tokens: 0.0)
+    shelf = Shelf(tree, Tier.HOST, make(policy, tree, 10 * BLOCK_TOKENS))
+    for number, text in enumerate(["abc", "abd", "x", "abc"]):
+        serve(tree, shelf, f"r{number}", text)
+    assert len(shelf.evict(5) or []) == 5
