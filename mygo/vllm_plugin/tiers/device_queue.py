@@ -7,8 +7,6 @@ those that a shelf gives up.
 
 from __future__ import annotations
 
-from itertools import islice
-
 from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, KVCacheBlock, get_block_hash
 
 from mygo.tree.shelf import Shelf
@@ -26,15 +24,22 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         """By block id: what the blocks cache that the shelf decides on. All others stand in vLLM's list."""
         self._blocks: dict[bytes, list[KVCacheBlock]] = {}
         """Cache groups have a block of the same hash each; so may requests that computed it at once."""
+        self._most = 1
+        """Blocks of one hash, as far as seen."""
+        self._reused: dict[int, bytes] = {}
+        """By block id: what blocks in use cached when they were last free."""
 
     def popleft(self) -> KVCacheBlock:
         return self.popleft_n(1)[0]
 
     def popleft_n(self, n: int) -> list[KVCacheBlock]:
+        assert n <= self.num_free_blocks, f"{n} blocks are wanted, {self.num_free_blocks} are free"
         listed = min(n, self.num_free_blocks - len(self._hashes))
         taken: list[KVCacheBlock] = super().popleft_n(listed) if listed else []
         while len(taken) < n:
-            for victim in self._victims(min(n - len(taken), len(self._blocks))):
+            missing = n - len(taken)
+            # never more hashes than are needed, however many blocks each of them has
+            for victim in self._victims(min(max(1, missing // self._most), len(self._blocks))):
                 taken.extend(self._give(victim))
         extra = taken[n:]
         del taken[n:]
@@ -49,6 +54,7 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
             super().remove(block)
             return
         self.num_free_blocks -= 1
+        self._reused[block.block_id] = cached
         blocks = self._blocks[cached]
         blocks.remove(block)
         if not blocks:
@@ -58,26 +64,34 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
     def append(self, block: KVCacheBlock) -> None:
         self.append_n([block])
 
+    def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
+        """Nobody uses these any more, and they cache nothing."""
+        for block in blocks:
+            self._forget_reuse(block, None)
+        super().prepend_n(blocks)
+
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         """Nobody uses these any more; a request's last block comes first."""
         empty: list[KVCacheBlock] = []
         for block in blocks:
-            if block.block_hash is None:
+            cached: bytes | None = get_block_hash(block.block_hash) if block.block_hash else None
+            self._forget_reuse(block, cached)
+            if cached is None:
                 empty.append(block)
                 continue
-            cached: bytes = get_block_hash(block.block_hash)
             self._hashes[block.block_id] = cached
             twins = self._blocks.setdefault(cached, [])
             twins.append(block)
+            self._most = max(self._most, len(twins))
             self.num_free_blocks += 1
             if len(twins) == 1:
-                if cached not in self._shelf:
+                if not self._shelf.holds(cached):
                     self._shelf.put(cached)
                 self._shelf.unlock(cached)
         super().append_n(empty)
 
     def release(self) -> None:
-        """The cache was emptied: no block is worth more than another."""
+        """The cache was emptied, while no block was in use: none is worth more than another."""
         for cached in list(self._blocks):
             super().append_n(self._give(cached))
         self._shelf.clear()
@@ -89,14 +103,24 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         ]
 
     def _victims(self, count: int) -> list[bytes]:
-        victims = self._shelf.evict(count)
-        if victims is None:
-            # Two requests computed the same block at once, and the shelf keeps it for the one that goes
-            # on below it, while the other one's copy is free: vLLM counts on that, so it goes.
-            victims = list(islice(self._blocks, count))
-            for victim in victims:
-                self._shelf.drop(victim)
-        return victims
+        """Between one and ``count`` hashes whose blocks go next."""
+        while count:
+            victims = self._shelf.evict(count)
+            if victims is not None:
+                return victims
+            count //= 2
+        # Two requests computed the same block at once, and the shelf keeps it for the one that goes on
+        # below it, while the other one's copy is free: vLLM counts on that, so it goes.
+        victim = next(iter(self._blocks))
+        self._shelf.drop(victim)
+        return [victim]
+
+    def _forget_reuse(self, block: KVCacheBlock, cached: bytes | None) -> None:
+        """A block comes back that caches ``cached``. If it cached something else when it left, that was
+        evicted while it was in use (its load failed, say), and the shelf still keeps it for its user."""
+        before = self._reused.pop(block.block_id, None)
+        if before is not None and before != cached and before not in self._blocks:
+            self._shelf.drop(before)
 
     def _give(self, cached: bytes) -> list[KVCacheBlock]:
         """Take a hash's blocks out; they are counted as free no more."""
