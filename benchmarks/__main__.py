@@ -53,9 +53,9 @@ class Size:
 SMOKE = Size(
     systems="vllm,vllm-prefix,mygo",
     loads=("closed:1", "open:70%"),
-    requests=16,
-    per_round=4,
-    open_per_round=4,
+    requests=12,
+    per_round=3,
+    open_per_round=3,
     token_scale=0.2,
     output_tokens=8,
     kv_tokens=8_192,
