@@ -21,6 +21,8 @@ from mygo.cli.client import Client, Json, find_url, pick_server
 from mygo.cli.status import collect, print_status
 from mygo.cli.terminal import err, out, print_error, print_json, print_piece, silent
 from mygo.errors import MygoError
+from mygo.tree.policies import DEFAULT_POLICY
+from mygo.vllm_plugin.settings import TierSettings
 from mygo.workloads import PRESETS
 
 EXIT_FAILED = 1
@@ -249,7 +251,7 @@ def demo(
 
 @app.command(
     epilog="Examples: mygo simulate ragpulse --workers 4,8 --rate 20,40 --policy round_robin;  "
-    "mygo simulate ragpulse --rate 40 --plan 1.0"
+    "mygo simulate ragpulse --rate 40 --plan 1.0 --host 0,32"
 )
 def simulate(
     what: Annotated[str, typer.Argument(help="a preset or a trace file, as for mygo trace")],
@@ -260,6 +262,15 @@ def simulate(
     ] = "",
     policy: Annotated[str, typer.Option(help="routing policies; a list")] = "predicted_seconds",
     order: Annotated[str, typer.Option(help="document orders (retrieval, cache); a list")] = "retrieval",
+    host: Annotated[
+        str, typer.Option(help="KV in host memory per worker, in GB, or as 10% of the working set; a list")
+    ] = "0",
+    disk: Annotated[str, typer.Option(help="KV on disk per worker, as --host; a list")] = "0",
+    cache_policy: Annotated[str, typer.Option(help="who leaves host memory and disk first")] = DEFAULT_POLICY,
+    lookahead: Annotated[float, typer.Option(min=0, max=1, help="share that waiting requests protect")] = 0.2,
+    prefetch: Annotated[bool, typer.Option(help="read from disk ahead of a request's turn")] = True,
+    layerwise: Annotated[bool, typer.Option(help="load from host memory beside the computation")] = True,
+    load_gate: Annotated[bool, typer.Option(help="compute what is sooner computed than loaded")] = True,
     plan: Annotated[
         float | None, typer.Option(help="find the least workers whose TTFT keeps this many seconds")
     ] = None,
@@ -281,8 +292,24 @@ def simulate(
     from mygo.cli import simulate as simulates  # brings vLLM, which takes seconds: no other command needs it
 
     wish = traces.Wish(what, seed if what in PRESETS else None, requests, None, token_scale)
-    setting = simulates.setting(traces.find(wish).trace, profile, seed)
-    grid = simulates.grid(workers, kv_gb, rate, policy, order)
+    tiers = TierSettings(
+        policy=cache_policy,
+        lookahead_share=lookahead,
+        prefetch=prefetch,
+        layerwise=layerwise,
+        load_gate=load_gate,
+    )
+    setting = simulates.setting(traces.find(wish).trace, profile, seed, tiers)
+    grid = simulates.grid(
+        setting,
+        workers=workers,
+        kv_gb=kv_gb,
+        rate=rate,
+        policy=policy,
+        order=order,
+        host=host,
+        disk=disk,
+    )
     if out_path is not None:
         simulates.claim(out_path)
     result = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,11 @@ from mygo.emulation.profile import load as load_profile
 from mygo.errors import ConfigError
 from mygo.simulation.planner import Plan, Slo, least_workers
 from mygo.simulation.plots import plot_plan, plot_sweep
-from mygo.simulation.sweep import Grid, Point, Row, Setting, simulate
+from mygo.simulation.sweep import BYTES_PER_GB, Grid, Memory, Point, Row, Setting, simulate
+from mygo.simulation.working_set import working_set_tokens
+from mygo.tree.policies import POLICIES
+from mygo.types import Tier
+from mygo.vllm_plugin.settings import TierSettings
 from mygo.workloads.trace import Trace
 
 T = TypeVar("T")
@@ -26,6 +30,8 @@ T = TypeVar("T")
 COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "workers": lambda row: str(row.point.workers),
     "KV GB": lambda row: f"{row.point.kv_gb:g}",
+    "host GB": lambda row: f"{row.point.host_gb:g}",
+    "disk GB": lambda row: f"{row.point.disk_gb:g}",
     "req/s": lambda row: f"{row.summary.requests_per_s:.2f}",
     "policy": lambda row: row.point.policy,
     "order": lambda row: row.point.document_order,
@@ -34,20 +40,24 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "p99": lambda row: f"{row.summary.ttft_p99_s:.3f}",
     "ITL p99": lambda row: f"{row.summary.itl_p99_s:.4f}",
     "hit %": lambda row: f"{100 * row.summary.hit_ratio:.1f}",
+    "host %": lambda row: f"{100 * row.summary.hit_share(Tier.HOST):.1f}",
+    "disk %": lambda row: f"{100 * row.summary.hit_share(Tier.DISK):.1f}",
     "shares %": lambda row: f"{100 * row.summary.least_share:.0f}-{100 * row.summary.largest_share:.0f}",
     "refused": lambda row: str(row.refused),
 }
-SETTINGS = ("workers", "KV GB", "policy", "order", "refused")
+SETTINGS = ("workers", "KV GB", "host GB", "disk GB", "policy", "order", "host %", "disk %", "refused")
 """Columns that say nothing where all rows have the same."""
 TEXTS = ("policy", "order")
+RULES = ("policy", "lookahead_share", "prefetch", "load_gate", "layerwise")
+"""Of ``TierSettings``: what rules the tiers of all rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     setting: Setting
     rows: list[Row]
-    plans: dict[float, Plan]
-    """By GB of device KV; empty without a promise."""
+    plans: dict[Memory, Plan]
+    """Empty without a promise."""
     slo: Slo | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,20 +72,46 @@ class Result:
                 **trace.parameters,
             },
             "slo": None if self.slo is None else asdict(self.slo),
-            "plans": [{"kv_gb": kv_gb, "workers": plan.workers} for kv_gb, plan in self.plans.items()],
+            "cache": {name: getattr(self.setting.tiers, name) for name in RULES},
+            "plans": [
+                {
+                    "kv_gb": memory.device_gb,
+                    "host_gb": memory.host_gb,
+                    "disk_gb": memory.disk_gb,
+                    "workers": plan.workers,
+                }
+                for memory, plan in self.plans.items()
+            ],
             "rows": [row.as_dict() for row in self.rows],
         }
 
 
-def setting(trace: Trace, profile: str, seed: int) -> Setting:
-    """Raises ConfigError if there is no such profile."""
+def setting(trace: Trace, profile: str, seed: int, tiers: TierSettings | None = None) -> Setting:
+    """``tiers``: what rules them; sizes are the grid's. Raises ConfigError if there is no such profile or
+    replacement policy."""
     loaded: EngineProfile = load_profile(profile)
-    return Setting(loaded, trace, seed)
+    tiers = tiers or TierSettings()
+    if tiers.policy not in POLICIES:
+        raise ConfigError(f"--cache-policy {tiers.policy!r}: does not exist; use {', '.join(POLICIES)}")
+    return Setting(loaded, trace, seed, tiers=tiers)
 
 
-def grid(workers: str, kv_gb: str, rate: str, policy: str, order: str) -> Grid:
-    """The axes from lists with commas. Raises ConfigError that names the option and the value."""
+def grid(
+    setting: Setting,
+    *,
+    workers: str,
+    kv_gb: str,
+    rate: str = "",
+    policy: str = "predicted_seconds",
+    order: str = "retrieval",
+    host: str = "0",
+    disk: str = "0",
+) -> Grid:
+    """The axes from lists with commas. Sizes of ``host`` and ``disk`` are GB, or with a % sign shares of the
+    trace's working set. Raises ConfigError that names the option and the value."""
     return Grid(
+        host_gb=_sizes("--host", host, setting),
+        disk_gb=_sizes("--disk", disk, setting),
         workers=_list("--workers", workers, int),
         kv_gb=_list("--kv-gb", kv_gb, float),
         rates_per_s=_list("--rate", rate, float) if rate else [None],
@@ -102,7 +138,7 @@ def sweep(setting: Setting, grid: Grid) -> Result:
 
 
 def plan(setting: Setting, grid: Grid, slo: Slo, most_workers: int) -> Result:
-    """The least workers for each size of device KV; the other axes of the grid must have one value."""
+    """The least workers for each size of their memory; the other axes of the grid must have one value."""
     for name, values in (
         ("--rate", grid.rates_per_s),
         ("--policy", grid.policies),
@@ -110,15 +146,17 @@ def plan(setting: Setting, grid: Grid, slo: Slo, most_workers: int) -> Result:
     ):
         if len(values) != 1:
             raise ConfigError(f"{name}: a plan takes one value, not {len(values)}; run it once for each")
-    plans: dict[float, Plan] = {}
+    plans: dict[Memory, Plan] = {}
     with _progress() as progress:
-        for kv_gb in grid.kv_gb:
+        for like in grid.points():
 
-            def try_workers(workers: int, kv_gb: float = kv_gb) -> Row:
-                point = Point(workers, kv_gb, grid.rates_per_s[0], grid.policies[0], grid.document_orders[0])
-                return _run(setting, point, progress, f"{kv_gb:g} GB, {workers} workers")
+            def try_workers(workers: int, like: Point = like) -> Row:
+                return _run(
+                    setting, replace(like, workers=workers), progress, f"{like.memory}, {workers} workers"
+                )
 
-            plans[kv_gb] = least_workers(try_workers, slo, most_workers)
+            if like.memory not in plans:
+                plans[like.memory] = least_workers(try_workers, slo, most_workers)
     rows = [row for each in plans.values() for row in each.tried]
     return Result(setting, rows, plans, slo)
 
@@ -128,8 +166,7 @@ def show(result: Result) -> None:
     title = f"{trace.name}, {len(trace.requests)} requests, {profile.model} on {profile.device}"
     out.print(title, style="bold", markup=False)
     out.print(
-        "emulated: vLLM's scheduler and MyGO's plugin with the device tier, directory and routing; times in s, "
-        "from the profile"
+        "emulated: vLLM's scheduler and MyGO's plugin, directory and routing; times in s, from the profile"
     )
     varied, shared = _columns(result.rows)
     out.print(", ".join(f"{name} {cell}" for name, cell in shared.items()), markup=False)
@@ -139,14 +176,14 @@ def show(result: Result) -> None:
     for row in result.rows:
         table.add_row(*(COLUMNS[name](row) for name in varied))
     out.print(table)
-    for kv_gb, found in result.plans.items():
+    for memory, found in result.plans.items():
         assert result.slo is not None
         promise = f"TTFT p{result.slo.percentile} within {result.slo.ttft_s:g} s"
         if found.workers is None:
             most = found.tried[-1].point.workers
-            out.print(f"{kv_gb:g} GB of device KV each: even {most} workers do not keep {promise}")
+            out.print(f"{memory} each: even {most} workers do not keep {promise}")
         else:
-            out.print(f"{kv_gb:g} GB of device KV each: [bold]{found.workers} workers[/bold] keep {promise}")
+            out.print(f"{memory} each: [bold]{found.workers} workers[/bold] keep {promise}")
 
 
 def claim(folder: Path) -> None:
@@ -210,18 +247,35 @@ def _markdown(result: Result) -> str:
     lines = [
         f"# {trace.name} on {profile.name} (emulated)",
         "",
-        f"{len(trace.requests)} requests, seed {trace.seed}. Workers have the device tier only. Seconds from: "
-        f"{profile.source}",
+        f"{len(trace.requests)} requests, seed {trace.seed}. Seconds from: {profile.source}",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + " --- |" * len(COLUMNS),
         *("| " + " | ".join(cell(row) for cell in COLUMNS.values()) + " |" for row in result.rows),
         "",
     ]
-    for kv_gb, found in result.plans.items():
+    for memory, found in result.plans.items():
         answer = "no number tried suffices" if found.workers is None else f"{found.workers} workers"
-        lines.append(f"- {kv_gb:g} GB of device KV per worker: {answer}")
+        lines.append(f"- {memory} per worker: {answer}")
     return "\n".join(lines) + "\n"
+
+
+def _sizes(option: str, text: str, setting: Setting) -> list[float]:
+    """GB, in the order given."""
+    working_set_gb = working_set_tokens(setting.trace) * setting.profile.kv_bytes_per_token / BYTES_PER_GB
+    sizes_gb: list[float] = []
+    for part in text.split(","):
+        number = part.strip()
+        try:
+            size = float(number.removesuffix("%"))
+        except ValueError:
+            raise ConfigError(
+                f"{option} {text!r}: must be GB, or shares as 10%, with commas between"
+            ) from None
+        if not 0 <= size < math.inf:
+            raise ConfigError(f"{option}: must be 0 or more and finite, not {number}")
+        sizes_gb.append(size / 100 * working_set_gb if number.endswith("%") else size)
+    return sizes_gb
 
 
 def _list(option: str, text: str, kind: Callable[[str], T]) -> list[T]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from mygo.config import RoutingConfig
@@ -23,7 +23,7 @@ from mygo.errors import BadRequest, ConfigError, Unavailable
 from mygo.routing import Router, RoutingDesk
 from mygo.simulation.outcome import Served
 from mygo.simulation.prompts import Prompts
-from mygo.types import RequestId, WorkerId
+from mygo.types import RequestId, Tier, WorkerId
 from mygo.workloads.trace import Trace, TraceRequest
 
 REPORT_INTERVAL_S = 0.5
@@ -79,7 +79,7 @@ class _Open:
     prompt_tokens: int
     document_tokens: int
     predicted_cached_tokens: int
-    cached_tokens: int = 0
+    cached_tokens: Mapping[Tier, int] = field(default_factory=dict)
     queue_s: float = 0.0
     prefill_s: float = 0.0
     first_token_s: float = 0.0
@@ -216,7 +216,7 @@ class Simulation:
             each = self._open[name]
             stats = outcome.prefills.get(name)
             if stats is not None:
-                each.cached_tokens = sum(stats.cached_tokens.values())
+                each.cached_tokens = stats.cached_tokens
                 each.queue_s, each.prefill_s = stats.queue_s, stats.prefill_s
                 each.first_token_s = now_s
                 each.ingress.desk.first_token(name, now_s)
@@ -278,7 +278,9 @@ def _served(each: _Open, now_s: float) -> Served:
         gaps_s=tuple(each.gaps_s),
         prompt_tokens=each.prompt_tokens,
         document_tokens=each.document_tokens,
-        cached_tokens=each.cached_tokens,
+        cached_tokens=sum(each.cached_tokens.values()),
         predicted_cached_tokens=each.predicted_cached_tokens,
         output_tokens=max(1, request.output_tokens),
+        host_tokens=each.cached_tokens.get(Tier.HOST, 0),
+        disk_tokens=each.cached_tokens.get(Tier.DISK, 0),
     )

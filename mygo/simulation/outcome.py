@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mygo.types import WorkerId
+from mygo.types import Tier, WorkerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,10 @@ class Served:
     predicted_cached_tokens: int
     """What the router thought would be cached."""
     output_tokens: int
+    host_tokens: int = 0
+    """Of the cached ones: loaded from host memory."""
+    disk_tokens: int = 0
+    """Of the cached ones: read from disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,21 @@ class Summary:
     least_share: float
     """Of the requests, on the worker with the fewest."""
     largest_share: float
+    host_tokens: int = 0
+    """Of the cached ones: loaded from host memory."""
+    disk_tokens: int = 0
+    """Of the cached ones: read from disk."""
 
     @property
     def hit_ratio(self) -> float:
         """Cached share of all prompt tokens."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    def hit_share(self, tier: Tier) -> float:
+        """Share of all prompt tokens that came from ``tier``."""
+        device_tokens = self.cached_tokens - self.host_tokens - self.disk_tokens
+        tokens = {Tier.DEVICE: device_tokens, Tier.HOST: self.host_tokens, Tier.DISK: self.disk_tokens}
+        return tokens[tier] / self.prompt_tokens if self.prompt_tokens else 0.0
 
     @property
     def requests_per_s(self) -> float:
@@ -92,4 +106,6 @@ def summarize(served: Sequence[Served], workers: int) -> Summary:
         output_tokens=sum(each.output_tokens for each in served),
         least_share=min(requests.values()) / len(served) if len(requests) == workers else 0.0,
         largest_share=max(requests.values()) / len(served),
+        host_tokens=sum(each.host_tokens for each in served),
+        disk_tokens=sum(each.disk_tokens for each in served),
     )

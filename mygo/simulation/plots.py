@@ -8,12 +8,14 @@ from typing import Any
 
 from mygo.errors import ConfigError
 from mygo.simulation.planner import Plan, Slo
-from mygo.simulation.sweep import Point, Row
+from mygo.simulation.sweep import Memory, Point, Row
 
 AXES: Mapping[str, tuple[str, Callable[[Point], float | None]]] = {
     "rate_per_s": ("requests/s of the cluster", lambda point: point.rate_per_s),
     "workers": ("workers", lambda point: point.workers),
     "kv_gb": ("device KV per worker (GB)", lambda point: point.kv_gb),
+    "host_gb": ("KV in host memory per worker (GB)", lambda point: point.host_gb),
+    "disk_gb": ("KV on disk per worker (GB)", lambda point: point.disk_gb),
 }
 
 
@@ -53,16 +55,16 @@ def plot_sweep(rows: Sequence[Row], path: Path, title: str) -> bool:
     return True
 
 
-def plot_plan(plans: Mapping[float, Plan], slo: Slo, path: Path, title: str) -> None:
-    """TTFT against workers for each device KV size (GB), with the promise as a line."""
+def plot_plan(plans: Mapping[Memory, Plan], slo: Slo, path: Path, title: str) -> None:
+    """TTFT against workers for each size of their memory, with the promise as a line."""
     figure, axes = _pyplot().subplots(figsize=(7, 4.2), layout="constrained")
-    for kv_gb, plan in plans.items():
+    for memory, plan in plans.items():
         found = "more" if plan.workers is None else str(plan.workers)
         axes.plot(
             [row.point.workers for row in plan.tried],
             [slo.seconds(row.summary) for row in plan.tried],
             marker="o",
-            label=f"{kv_gb:g} GB of KV: {found} workers",
+            label=f"{memory}: {found} workers",
         )
     axes.axhline(slo.ttft_s, color="black", linestyle="--", label=f"SLO {slo.ttft_s:g} s")
     axes.set(xlabel="workers", ylabel=f"TTFT p{slo.percentile} (s)", xscale="log", yscale="log")
@@ -81,6 +83,8 @@ def _line_name(point: Point, rows: Sequence[Row], axis: str) -> str:
     for name, shown in (
         ("workers", f"{point.workers} workers"),
         ("kv_gb", f"{point.kv_gb:g} GB"),
+        ("host_gb", f"{point.host_gb:g} GB host"),
+        ("disk_gb", f"{point.disk_gb:g} GB disk"),
         ("rate_per_s", "" if point.rate_per_s is None else f"{point.rate_per_s:g}/s"),
         ("policy", point.policy),
         ("document_order", f"order {point.document_order}"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 from mygo.config import RoutingConfig
 from mygo.emulation.profile import EngineProfile
@@ -15,6 +16,8 @@ from mygo.errors import ConfigError
 from mygo.routing import ROUTERS
 from mygo.simulation.cluster import ClusterShape, Simulation
 from mygo.simulation.outcome import Served, Summary, summarize
+from mygo.types import Tier
+from mygo.vllm_plugin.settings import TierSettings
 from mygo.workloads import scaled
 from mygo.workloads.trace import Trace
 
@@ -32,16 +35,42 @@ class Grid:
     """Requests per second of the whole cluster; None: as the trace has it."""
     policies: Sequence[str]
     document_orders: Sequence[str] = ("retrieval",)
+    host_gb: Sequence[float] = (0.0,)
+    """KV in host memory per worker, in 10^9 bytes; 0 for none."""
+    disk_gb: Sequence[float] = (0.0,)
+    """KV on disk per worker, in 10^9 bytes; 0 for none."""
 
     def __len__(self) -> int:
-        axes = (self.workers, self.kv_gb, self.rates_per_s, self.policies, self.document_orders)
-        return len(list(itertools.product(*axes)))
+        return math.prod(len(axis) for axis in self._axes)
 
     def points(self) -> Iterator[Point]:
-        for point in itertools.product(
-            self.workers, self.kv_gb, self.rates_per_s, self.policies, self.document_orders
-        ):
+        for point in itertools.product(*self._axes):
             yield Point(*point)
+
+    @property
+    def _axes(self) -> tuple[Sequence[Any], ...]:
+        return (
+            self.workers,
+            self.kv_gb,
+            self.rates_per_s,
+            self.policies,
+            self.document_orders,
+            self.host_gb,
+            self.disk_gb,
+        )
+
+
+class Memory(NamedTuple):
+    """KV per worker, in 10^9 bytes."""
+
+    device_gb: float
+    host_gb: float = 0.0
+    disk_gb: float = 0.0
+
+    def __str__(self) -> str:
+        slower = [(self.host_gb, "in host memory"), (self.disk_gb, "on disk")]
+        parts = [f"{size_gb:g} GB {where}" for size_gb, where in slower if size_gb]
+        return ", ".join([f"{self.device_gb:g} GB of device KV", *parts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +80,12 @@ class Point:
     rate_per_s: float | None
     policy: str
     document_order: str = "retrieval"
+    host_gb: float = 0.0
+    disk_gb: float = 0.0
+
+    @property
+    def memory(self) -> Memory:
+        return Memory(self.kv_gb, self.host_gb, self.disk_gb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +100,7 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         derived = {
             "hit_ratio": self.summary.hit_ratio,
+            "hit_by_tier": {tier.value: self.summary.hit_share(tier) for tier in Tier},
             "requests_per_s": self.summary.requests_per_s,
             "refused": self.refused,
             "wall_s": round(self.wall_s, 3),
@@ -84,6 +120,8 @@ class Setting:
     step_tokens: int = 8192
     max_running: int = 256
     ingresses: int = 1
+    tiers: TierSettings = field(default_factory=TierSettings)
+    """What rules the tiers; their sizes are the points'."""
 
     def shape(self, point: Point) -> ClusterShape:
         """Raises ConfigError that names the option that cannot be."""
@@ -91,6 +129,13 @@ class Setting:
             raise ConfigError(f"policy {point.policy!r} does not exist: use {', '.join(ROUTERS)}")
         if not point.kv_gb > 0:
             raise ConfigError(f"kv_gb: must be above 0, not {point.kv_gb}")
+        if point.disk_gb and not point.host_gb:
+            raise ConfigError("disk_gb: what lies on disk passes through host memory: give host_gb, too")
+        tiers = replace(
+            self.tiers,
+            host_bytes=round(point.host_gb * BYTES_PER_GB),
+            disk_bytes=round(point.disk_gb * BYTES_PER_GB),
+        )
         return ClusterShape(
             profile=self.profile,
             engine=EngineSettings(
@@ -99,6 +144,7 @@ class Setting:
                 max_context_tokens=self.max_context_tokens,
                 step_tokens=self.step_tokens,
                 max_running=self.max_running,
+                tiers=tiers,
             ),
             workers=point.workers,
             routing=RoutingConfig.model_validate({"policy": point.policy}),
