@@ -5,28 +5,28 @@ A step that computes prompts and decodes takes about
     step_s = w0 + w1 * new_tokens + w2 * token_pairs + w3 * sequences + w4 * context_tokens
 
 where ``token_pairs`` counts (query, key) pairs of prompt attention, ``sequences`` decode and read
-``context_tokens`` of KV. The weights come from recursive least squares with forgetting (Haykin, Adaptive
-Filter Theory, ch. 10), so that a throttled or shared device is followed within some hundred steps.
+``context_tokens`` of KV. The weights come from recursive least squares with directional forgetting (Kulhavy,
+Kybernetika 23, 1987): a step lets only what it tells of itself fade. An engine may do nothing but decode for
+hours; with the usual forgetting, which lets everything fade, it would then know nothing of prompts, and its
+covariance would grow until predictions are off by orders of magnitude. Errors are relative: a longer step's
+noise is longer, too, and one that was held up counts little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 
-import numpy as np
-
-# A step's weight is halved after about 700 further steps.
-FORGETTING = 0.999
+# What a step told counts half after 34 more of its kind.
+FORGETTING = 0.98
 # Features are brought to about 1 by these, so that one regularisation fits all.
-_SCALES = np.array([1.0, 1e3, 1e6, 1e1, 1e4])
-_WEIGHTS = len(_SCALES)
-_NEW_TOKENS, _PAIRS = 1, 2
+_SCALES = (1.0, 1e3, 1e6, 1e1, 1e4)
+_WEIGHTS = range(len(_SCALES))
+# Nothing is known of the weights before: seconds squared, per scaled unit.
+_PRIOR_VARIANCE = 1e3
 # Predictions from less than this many computed tokens are guesses.
 _KNOWN_TOKENS = 256
-_GUESSED_S_PER_TOKEN = 1e-4
-# No device computes a token in less; noise may have a prediction there.
-_LEAST_S_PER_TOKEN = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,55 +51,60 @@ def token_pairs(cached_tokens: int, new_tokens: int) -> float:
 
 
 class StepCost:
-    """Learns what steps cost, and predicts prefills of ``step_tokens`` tokens per step at most."""
+    """Learns what steps cost, and predicts prefills of ``step_tokens`` tokens per step at most.
 
-    def __init__(self, step_tokens: int, weights: Sequence[float] = ()) -> None:
-        """``weights`` as a former ``weights`` gave them. Raises ValueError for another number of them."""
-        if weights and len(weights) != _WEIGHTS:
-            raise ValueError(f"{len(weights)} weights of a step's cost, {_WEIGHTS} are needed")
+    Plain lists: for five weights they are faster than arrays, and every engine step comes through here.
+    """
+
+    def __init__(self, step_tokens: int) -> None:
         self._step_tokens = step_tokens
-        self._weights = np.array(weights or [0.0] * _WEIGHTS) * _SCALES
-        # what was learned before counts as much as some steps of a kind
-        self._covariance = np.eye(_WEIGHTS) * (0.1 if weights else 1e3)
-        self._seen_tokens = _KNOWN_TOKENS if weights else 0
+        self._scaled = [0.0 for _ in _WEIGHTS]
+        self._covariance = [[_PRIOR_VARIANCE * (row == column) for column in _WEIGHTS] for row in _WEIGHTS]
+        self._seen_tokens = 0
+        self.weights = [0.0 for _ in _WEIGHTS]
+        """Seconds per unit of each term, never negative."""
 
     @property
     def known(self) -> bool:
         """False until enough was computed to predict anything."""
         return self._seen_tokens >= _KNOWN_TOKENS
 
-    @property
-    def weights(self) -> list[float]:
-        """Seconds per unit of each term, for the next run."""
-        return [float(weight) for weight in self._weights / _SCALES]
-
     def observe(self, step: Step, seconds: float) -> None:
-        """A step took ``seconds``."""
-        x = np.array([1, step.new_tokens, step.token_pairs, step.sequences, step.context_tokens]) / _SCALES
-        error = seconds - float(x @ self._weights)
-        along = self._covariance @ x
-        gain = along / (FORGETTING + float(x @ along))
-        self._weights = self._weights + gain * error
-        self._covariance = (self._covariance - np.outer(gain, along)) / FORGETTING
-        # without excitation, forgetting would let the covariance grow for ever
-        self._covariance = np.clip(self._covariance, -1e3, 1e3)
+        """A step took ``seconds``, more than 0."""
+        terms = _terms(step)
+        x = [term / scale / seconds for term, scale in zip(terms, _SCALES, strict=True)]
+        along = [_dot(row, x) for row in self._covariance]
+        spread = _dot(along, x)
         self._seen_tokens += step.new_tokens
+        if spread <= 0:  # rounding: as sure of such steps as numbers can say
+            return
+        gain = (1 - _dot(self._scaled, x)) / (1 + spread)
+        self._scaled = [weight + gain * each for weight, each in zip(self._scaled, along, strict=True)]
+        self.weights = [max(0.0, weight) / scale for weight, scale in zip(self._scaled, _SCALES, strict=True)]
+        # along x this is what forgetting everything would give, spread / (1 + spread) / FORGETTING;
+        # what says nothing of x stays
+        share = FORGETTING - (1 - FORGETTING) / spread
+        shrink = share / (1 + share * spread)
+        for row, each in zip(self._covariance, along, strict=True):
+            part = shrink * each
+            for column in _WEIGHTS:
+                row[column] -= part * along[column]
 
     def step_s(self, step: Step) -> float:
         """Predicted seconds of one step."""
-        terms = (1, step.new_tokens, step.token_pairs, step.sequences, step.context_tokens)
-        weights = self._weights / _SCALES
-        return float(sum(max(0.0, weight) * term for weight, term in zip(weights, terms, strict=True)))
+        return _dot(self.weights, _terms(step))
 
     def prefill_s(self, cached_tokens: int, new_tokens: int) -> float:
-        """Predicted seconds to compute ``new_tokens`` behind ``cached_tokens``, alone on the engine.
-
-        More than 0 for any token, so that costs can always be compared; while nothing is ``known``, in
-        proportion to them.
-        """
-        if not self.known:
-            return new_tokens * _GUESSED_S_PER_TOKEN
+        """Predicted seconds to compute ``new_tokens`` behind ``cached_tokens``, alone on the engine."""
         steps = -(-new_tokens // self._step_tokens)
-        empty_s = max(0.0, float(self._weights[0]))
-        predicted_s = max(0, steps - 1) * empty_s + self.step_s(Step.prefill(cached_tokens, new_tokens))
-        return max(predicted_s, new_tokens * _LEAST_S_PER_TOKEN)
+        pairs = token_pairs(cached_tokens, new_tokens)
+        return max(1, steps) * self.weights[0] + new_tokens * self.weights[1] + pairs * self.weights[2]
+
+
+def _terms(step: Step) -> tuple[float, ...]:
+    return 1.0, step.new_tokens, step.token_pairs, step.sequences, step.context_tokens
+
+
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    total: float = sum(map(mul, left, right))
+    return total
