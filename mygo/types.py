@@ -269,6 +269,9 @@ class SegmentSpan:
     end_tokens: int
     salt: str
     """HMAC of the path's domain here; where it changes, block hashes change too."""
+    tag: str = ""
+    """HMAC of a passage's own domain and content, by which its KV is found when the passage is deleted;
+    empty for what is no document."""
 
 
 @dataclass(frozen=True, slots=True)

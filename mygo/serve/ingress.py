@@ -52,7 +52,7 @@ from mygo.serve.corpus_service import CorpusService
 from mygo.serve.dispatch import Dispatcher, Generation
 from mygo.serve.instruments import Instruments, cluster_metrics
 from mygo.serve.search import Found, Searcher
-from mygo.tree.keys import domain_salt, root_key
+from mygo.tree.keys import domain_salt, passage_tag, root_key
 from mygo.types import (
     ContentHash,
     DocId,
@@ -238,9 +238,12 @@ class Ingress(CorpusService):
 
     def _spans(self, prompt: Prompt) -> tuple[SegmentSpan, ...]:
         return tuple(
-            SegmentSpan(segment.key, step.end_tokens, self._salt(segment.domain))
+            SegmentSpan(segment.key, step.end_tokens, self._salt(segment.domain), self._tag(segment.passage))
             for segment, step in zip(prompt.segments, prompt.path, strict=True)
         )
+
+    def _tag(self, passage: Passage | None) -> str:
+        return "" if passage is None else passage_tag(self._secret, passage.domain, passage.content_hash)
 
     def _salt(self, domain: DomainTag) -> str:
         salt = self._salts.get(domain)

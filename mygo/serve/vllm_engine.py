@@ -36,6 +36,13 @@ class VllmEngine:
     def dead(self) -> bool:
         return bool(self._client.errored)
 
+    async def wake(self) -> None:
+        """Let an idle engine look at what else there is to do. Raises Unavailable if it is dead."""
+        try:
+            await self._client.is_sleeping()  # any call ends its wait
+        except EngineDeadError as error:
+            raise Unavailable("the engine died; its successor begins with an empty cache") from error
+
     async def reset_cache(self) -> None:
         await self._client.reset_prefix_cache(reset_connector=True)
 
@@ -81,7 +88,7 @@ def _sampling_params(request: GenerateRequest) -> SamplingParams:
     params: dict[str, Any] = {}
     if request.spans:
         params["mygo"] = {
-            "spans": [[span.key, span.end_tokens, span.salt] for span in request.spans],
+            "spans": [[span.key, span.end_tokens, span.salt, span.tag] for span in request.spans],
             "answer_domain": request.answer_domain,
         }
     return SamplingParams(

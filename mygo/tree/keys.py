@@ -11,7 +11,7 @@ import hmac
 import struct
 from collections.abc import Sequence
 
-from mygo.types import PUBLIC, DomainTag, SegmentKey
+from mygo.types import PUBLIC, ContentHash, DomainTag, SegmentKey
 
 _SEPARATOR = "+"
 
@@ -49,6 +49,16 @@ def narrow(path: DomainTag, segment: DomainTag) -> DomainTag:
 
 def _members(domain: DomainTag) -> frozenset[str]:
     return frozenset() if domain == PUBLIC else frozenset(domain.split(_SEPARATOR))
+
+
+def passage_tag(secret: bytes, domain: DomainTag, content_hash: ContentHash) -> str:
+    """What names a passage to an engine, 32 hex digits: it cannot be guessed from the text.
+
+    ``domain`` is the passage's own, whatever the path before it narrowed to: a deletion must find its KV
+    on every path.
+    """
+    named = f"{len(domain)}:{domain}{content_hash}"
+    return hmac.new(secret, named.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def domain_salt(secret: bytes, domain: DomainTag) -> str:

@@ -38,12 +38,13 @@ from mygo.vllm_plugin import identity, spans, versions
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.ledger import Ledger
 from mygo.vllm_plugin.reporter import Reporter, ReportSink
+from mygo.vllm_plugin.retirement import Retirement
 from mygo.vllm_plugin.settings import PluginSettings
 from mygo.vllm_plugin.siblings import SiblingHold
 from mygo.vllm_plugin.spans import SegmentMap
 from mygo.vllm_plugin.tiers.tiers import Tiers, make_worker
 from mygo.vllm_plugin.tiers.worker import TierWorker
-from mygo.vllm_plugin.wire import Hello
+from mygo.vllm_plugin.wire import Done, Hello, Look, Purge
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._uncomputed_tokens: dict[str, int] = {}
         """Of waiting requests: prompt tokens that nobody holds or is computing, when last looked."""
         self._reporter: ReportSink | None = None
+        self._commander: Reporter | None = None
+        """Where commands come from: the same socket."""
         self._mover: TierWorker | None = None
         if role == KVConnectorRole.WORKER and self._settings.tiers.host_bytes:
             self._mover = make_worker(vllm_config, kv_cache_config, self._settings.tiers)
@@ -84,9 +87,12 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._siblings = SiblingHold(self._cache)
         self._tiers = self._make_tiers(kv_cache_manager)
         self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)
+        self._tiers.tag_with(self._ledger.tags_of)
+        self._retirement = Retirement(self._ledger, self._cache, self._tiers, time.monotonic)
         if self._settings.mygo_socket is not None:
             reporter = Reporter(self._settings.mygo_socket, self._hello(), self._tiers.counters)
             self.report_to(reporter)
+            self._commander = reporter
             reporter.start()
 
     def _make_tiers(self, kv_cache_manager: KVCacheManager) -> Tiers:
@@ -130,6 +136,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return False
 
     def on_new_request(self, request: Request) -> None:
+        lonely: int | None = None
         try:
             segments = spans.parse(request.kv_transfer_params, request.num_prompt_tokens)
         except BadRequest as error:
@@ -139,7 +146,12 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             segments = None
         if segments is not None:
             identity.narrow(request, segments.spans, self._cache.hash_tokens)
+            lonely = self._retirement.begin(request, segments.spans)
+            if lonely is not None:
+                identity.isolate(request, lonely * self._cache.block_tokens // self._cache.hash_tokens)
         ends = [span.end_tokens for span in segments.spans] if segments is not None else []
+        if lonely is not None:
+            segments = None  # its blocks are not those that its keys would promise
         device_tokens = self._tiers.begin(request, ends)
         if self._reporter is not None:
             self._requests[request.request_id] = request
@@ -180,13 +192,30 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._tiers.heard(connector_output)
 
     def has_pending_push_work(self) -> bool:
-        return self._tiers.busy
+        return self._tiers.busy or (self._commander is not None and self._commander.has_commands)
 
     def take_events(self) -> tuple[()]:
         """The step is over; the cache's events were taken just before. We add none of our own."""
         self._ledger.observe(self._cache.event_id(block) for block in self._tiers.step_ended())
+        answers = self._obey()
         self._report()
+        if self._commander is not None:
+            for answer in answers:
+                self._commander.answer(answer)
         return ()
+
+    def _obey(self) -> list[Done]:
+        """Carry out what the worker asked for since the last step."""
+        answers: list[Done] = []
+        for command in self._commander.take_commands() if self._commander is not None else ():
+            match command:
+                case Look():
+                    seen = self._tiers.view(command.top, self._ledger.describe)
+                    answers.append(Done(command.number, seen))
+                case Purge():
+                    self._retirement.purge(command.tags)
+                    answers.append(Done(command.number))
+        return answers
 
     def request_finished_all_groups(
         self, request: Request, block_ids: tuple[list[int], ...]
@@ -198,6 +227,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """
         request_id = request.request_id
         self._siblings.finished(request_id)
+        self._retirement.finished(request_id)
         account = self._tiers.finished(request)
         told: dict[str, Any] | None = None
         if self._requests.pop(request_id, None) is not None:

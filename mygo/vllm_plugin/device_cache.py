@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved
@@ -82,6 +82,22 @@ class DeviceCache:
                 break
             blocks += 1
         return blocks * self.block_tokens
+
+    def evict(self, hashes: Iterable[bytes]) -> None:
+        """Let nobody find these blocks any more. Unused ones are free at once, the others later.
+
+        A hybrid model's other groups are not searched: without this one's blocks they are no hit.
+        """
+        queue = self._pool.free_block_queue
+        for block_hash in hashes:
+            while found := self._pool.get_cached_block(block_hash, [self.group_id]):
+                block = found[0]
+                if block.ref_cnt == 0:
+                    queue.remove(block)
+                    self._pool.evict_blocks({block.block_id})
+                    queue.prepend_n([block])
+                else:
+                    self._pool.evict_blocks({block.block_id})
 
     def tee(self, changed: Callable[[list[Hashable]], None], cleared: Callable[[], None]) -> None:
         """Call ``changed`` with the names of blocks that were stored or removed, at the end of each

@@ -51,9 +51,9 @@ def narrow(request: Any, spans: Sequence[SegmentSpan], block_tokens: int) -> Non
         _rehash(request, changes)
 
 
-def isolate(request: Any) -> None:
-    """Give a request an identity of its own, so that it shares no block with any other."""
-    _rehash(request, {0: [secrets.token_hex(32)]})
+def isolate(request: Any, first_block: int = 0) -> None:
+    """Give a request an identity of its own, so that it shares no block with any other from this one on."""
+    _rehash(request, {first_block: [secrets.token_hex(32)]})
 
 
 def _rehash(request: Any, changes: Mapping[int, Sequence[str]]) -> None:

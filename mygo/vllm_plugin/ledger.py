@@ -10,7 +10,7 @@ The cache's events only say *where to look*: one block hash can have several phy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ class _Held(NamedTuple):
 
 
 _NOTHING = _Held(0, False, Tier.DEVICE)
+_NO_TAGS: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -51,6 +52,10 @@ class _Node:
     first_block: int
     blocks: tuple[Hashable, ...]
     """Event ids of the owned blocks, in prompt order."""
+    salt: str
+    tag: str
+    tags: frozenset[str]
+    """Those of all passages on the path, its own included."""
     live: int = 0
     """Unfinished requests that have this segment in their prompt."""
     reported: _Held = _NOTHING
@@ -97,7 +102,9 @@ class Ledger:
         parent: SegmentKey | None = None
         start_tokens = 0
         for span in spans:
-            node = self._register(span.key, parent, start_tokens, span.end_tokens, block_hashes)
+            node = self._register(
+                span, parent, start_tokens, block_hashes, path[-1].tags if path else _NO_TAGS
+            )
             node.live += 1
             path.append(node)
             parent, start_tokens = span.key, span.end_tokens
@@ -112,7 +119,8 @@ class Ledger:
         """
         path = self._requests[request_id]
         last = path[-1]
-        node = self._register(key, last.key, last.end_tokens, end_tokens, block_hashes)
+        span = SegmentSpan(key, end_tokens, last.salt)
+        node = self._register(span, last.key, last.end_tokens, block_hashes, last.tags)
         node.live += 1
         path.append(node)
 
@@ -135,6 +143,33 @@ class Ledger:
         """Anything may have changed (the cache was cleared): look at every known block."""
         for block in self._blocks.values():
             self._look(block)
+
+    # --- passages ------------------------------------------------------------------------------
+
+    def in_sight_of(self, tags: Collection[str]) -> list[bytes]:
+        """Hashes of all blocks that were computed in sight of a passage with one of these tags: its own, and
+        everything behind it, in any path. A block that also holds the beginning of other segments counts."""
+        wanted = frozenset(tags)
+        names: dict[Hashable, None] = {}
+        for node in self._nodes.values():
+            if not wanted.isdisjoint(node.tags):
+                names.update(dict.fromkeys(node.blocks))
+        return [self._blocks[name].block_hash for name in names]
+
+    def tags_of(self, block_hash: bytes) -> frozenset[str]:
+        """Tags of the passages in whose sight a block was computed. Empty for unknown blocks."""
+        node = self._owner(block_hash)
+        return node.tags if node is not None else _NO_TAGS
+
+    def describe(self, block_hash: bytes) -> tuple[str, str]:
+        """Tag and salt of the segment that a block belongs to; empty for unknown blocks."""
+        node = self._owner(block_hash)
+        return (node.tag, node.salt) if node is not None else ("", "")
+
+    def _owner(self, block_hash: bytes) -> _Node | None:
+        """One of them, if there are several: they begin alike."""
+        block = self._blocks.get(self._event_id(block_hash))
+        return self._nodes[next(iter(block.owners))] if block is not None else None
 
     # --- what to tell --------------------------------------------------------------------------
 
@@ -169,20 +204,22 @@ class Ledger:
 
     def _register(
         self,
-        key: SegmentKey,
+        span: SegmentSpan,
         parent: SegmentKey | None,
         start_tokens: int,
-        end_tokens: int,
         block_hashes: Sequence[bytes],
+        tags_before: frozenset[str],
     ) -> _Node:
         # A key is a hash of its whole path, so a known one has the same blocks.
+        key = span.key
         node = self._nodes.get(key)
         if node is not None:
             return node
         first = start_tokens // self._block_tokens
-        hashes = block_hashes[first : end_tokens // self._block_tokens]
+        hashes = block_hashes[first : span.end_tokens // self._block_tokens]
         names = tuple(self._event_id(block_hash) for block_hash in hashes)
-        node = _Node(key, parent, start_tokens, end_tokens, first, names)
+        tags = tags_before | {span.tag} if span.tag else tags_before
+        node = _Node(key, parent, start_tokens, span.end_tokens, first, names, span.salt, span.tag, tags)
         for name, block_hash in zip(names, hashes, strict=True):
             block = self._blocks.get(name)
             if block is None:

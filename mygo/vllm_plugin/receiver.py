@@ -6,15 +6,34 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from mygo.errors import ConfigError
+from mygo.errors import ConfigError, Unavailable
 from mygo.types import WorkerId, WorkerLoad, WorkerReport
 from mygo.vllm_plugin.residency import ResidencyLog
 from mygo.vllm_plugin.tiers.counters import TierCounters
-from mygo.vllm_plugin.wire import HEADER, MAX_FRAME_BYTES, Batch, Hello, Message, decode
+from mygo.vllm_plugin.tiers.view import CacheView
+from mygo.vllm_plugin.wire import (
+    HEADER,
+    MAX_FRAME_BYTES,
+    Batch,
+    Command,
+    Done,
+    Hello,
+    Look,
+    Message,
+    Purge,
+    decode,
+    frame,
+)
 
 logger = logging.getLogger(__name__)
+
+ANSWER_S = 30.0
+"""Longest wait for an engine to carry out a command: it does so between two steps."""
+WAKE_INTERVAL_S = 0.1
+Wake = Callable[[], Awaitable[None]]
 
 
 class ReportReceiver:
@@ -40,6 +59,8 @@ class ReportReceiver:
         """Messages so far; an engine that computes sends some."""
         self.counters = TierCounters()
         """As last told."""
+        self._asked: dict[int, asyncio.Future[Done]] = {}
+        self._commands = 0
 
     async def start(self) -> None:
         """Listen; only this user can connect. Raises ConfigError if the path cannot be used."""
@@ -88,6 +109,40 @@ class ReportReceiver:
         self._log.tell_all()
         return self._report()
 
+    async def look(self, top: int, wake: Wake) -> CacheView:
+        """The ``top`` most valuable nodes of the engine's knowledge tree; raises as ``purge`` does."""
+        done = await self._ask(lambda number: Look(number, top), wake)
+        assert done.view is not None
+        return done.view
+
+    async def purge(self, tags: tuple[str, ...], wake: Wake) -> None:
+        """Let the engine forget passages; when this returns, nobody can hit their KV any more.
+
+        ``wake`` makes an engine that sleeps for want of requests look at its commands. Raises Unavailable if
+        the engine is away or does not answer in time; then it may or may not have done so.
+        """
+        await self._ask(lambda number: Purge(number, tags), wake)
+
+    async def _ask(self, make: Callable[[int], Command], wake: Wake) -> Done:
+        self._commands += 1
+        number = self._commands
+        if self._connection is None:
+            raise Unavailable("the engine is not connected; try again shortly")
+        answer: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                self._connection.write(frame(make(number)))
+                while not answer.done():
+                    # again and again: the first may come before the command, over another way
+                    await wake()
+                    await asyncio.wait([answer], timeout=WAKE_INTERVAL_S)
+            return answer.result()
+        except TimeoutError as error:
+            raise Unavailable(f"the engine did not answer in {ANSWER_S:g} s; try again shortly") from error
+        finally:
+            del self._asked[number]
+
     def _report(self) -> WorkerReport:
         assert self._hello is not None
         self._news.clear()
@@ -102,6 +157,7 @@ class ReportReceiver:
         # A new connection means that the engine gave the old one up.
         if self._connection is not None:
             self._connection.close()
+            self._give_up_answers()
         self._connection = writer
         try:
             while True:
@@ -120,6 +176,12 @@ class ReportReceiver:
             writer.close()
             if self._connection is writer:
                 self._connection = None
+                self._give_up_answers()
+
+    def _give_up_answers(self) -> None:
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(Unavailable("the engine closed its connection; try again shortly"))
 
     def _apply(self, message: Message) -> None:
         self.received += 1
@@ -139,4 +201,9 @@ class ReportReceiver:
                     self._log.record(message.events)
                 # Only now: a snapshot that is asked for at the first hello shall not be empty.
                 self._introduced.set()
+            case Done():
+                answer = self._asked.get(message.number)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+                return
         self._news.set()

@@ -26,7 +26,8 @@ class SegmentMap:
 def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> SegmentMap | None:
     """Read the segment map of a request; None if it brings none (a stock client).
 
-    Form: ``{"mygo": {"spans": [[key, end_tokens, salt], ...], "answer_domain": str}}``.
+    Form: ``{"mygo": {"spans": [[key, end_tokens, salt, tag], ...], "answer_domain": str}}``; a tag may be
+    left out.
     Raises BadRequest if the map is there but wrong.
     """
     if not kv_transfer_params or "mygo" not in kv_transfer_params:
@@ -36,7 +37,7 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
         raise _wrong(f"must be a mapping, not {type(raw).__name__}")
     raw_spans = raw.get("spans")
     if not isinstance(raw_spans, list | tuple) or not raw_spans:
-        raise _wrong("spans must be a non-empty list of [key, end_tokens, salt]")
+        raise _wrong("spans must be a non-empty list of [key, end_tokens, salt, tag]")
     spans = tuple(_span(entry) for entry in raw_spans)
     ends = [span.end_tokens for span in spans]
     if ends != sorted(ends) or ends[-1] != prompt_tokens:
@@ -51,8 +52,14 @@ def _span(entry: Any) -> SegmentSpan:
     match entry:
         case [str(key), int(end_tokens), str(salt)] if _KEY.fullmatch(key) and end_tokens >= 0:
             return SegmentSpan(SegmentKey(key), end_tokens, salt)
+        case [str(key), int(end_tokens), str(salt), str(tag)] if (
+            _KEY.fullmatch(key) and end_tokens >= 0 and (not tag or _KEY.fullmatch(tag))
+        ):
+            return SegmentSpan(SegmentKey(key), end_tokens, salt, tag)
         case _:
-            raise _wrong(f"{entry!r} is not a span [key of 32 hex digits, end_tokens, salt]")
+            raise _wrong(
+                f"{entry!r} is not a span [key, end_tokens, salt, tag], key and tag of 32 hex digits"
+            )
 
 
 def _wrong(problem: str) -> BadRequest:

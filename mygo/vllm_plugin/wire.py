@@ -1,8 +1,9 @@
-"""The messages from the engine process to its worker process, and their framing.
+"""The messages between the engine process and its worker process, and their framing.
 
-One direction only: after connecting, the engine sends one Hello, then one Batch with
-``snapshot=True``, then Batches of changes. The stream is ordered and loses nothing while it lasts,
-and a new connection begins with a snapshot, so neither acknowledgements nor requests are needed.
+After connecting, the engine sends one Hello, then one Batch with ``snapshot=True``, then Batches of
+changes. The stream is ordered and loses nothing while it lasts, and a new connection begins with a
+snapshot, so reports need neither acknowledgements nor requests. The worker sends commands, each of which the
+engine answers once, between two of its steps; those of a lost connection are not answered.
 A frame is a 4-byte big-endian length and that many bytes of MessagePack.
 """
 
@@ -14,6 +15,7 @@ import msgspec
 
 from mygo.types import ResidencyEvent, WorkerLoad
 from mygo.vllm_plugin.tiers.counters import TierCounters
+from mygo.vllm_plugin.tiers.view import CacheView
 
 HEADER = struct.Struct(">I")
 MAX_FRAME_BYTES = 256 * 2**20
@@ -41,17 +43,48 @@ class Batch(msgspec.Struct, frozen=True, tag="batch"):
     counters: TierCounters
 
 
-Message = Hello | Batch
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """A command was carried out."""
 
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+    number: int
+    view: CacheView | None = None
+    """To a Look."""
 
 
-def frame(message: Message) -> bytes:
+class Look(msgspec.Struct, frozen=True, tag="look"):
+    """Describe the most valuable nodes of the knowledge tree."""
+
+    number: int
+    top: int
+
+
+class Purge(msgspec.Struct, frozen=True, tag="purge"):
+    """Let go of all KV that was computed in sight of the passages with these tags."""
+
+    number: int
+    tags: tuple[str, ...]
+
+
+Message = Hello | Batch | Done
+"""From the engine."""
+Command = Look | Purge
+"""To the engine. Numbers are the sender's; the answer repeats them."""
+
+_messages: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+
+
+def frame(message: Message | Command) -> bytes:
     """A message with its length in front."""
     body = msgspec.msgpack.encode(message)
     return HEADER.pack(len(body)) + body
 
 
 def decode(body: bytes) -> Message:
-    """Raises ValueError (msgspec.DecodeError) if ``body`` is not a message."""
-    return _decoder.decode(body)
+    """Raises ValueError (msgspec.DecodeError) if ``body`` is not a message of an engine."""
+    return _messages.decode(body)
+
+
+def decode_command(body: bytes) -> Command:
+    """Raises ValueError (msgspec.DecodeError) if ``body`` is not a command."""
+    return _commands.decode(body)

@@ -102,6 +102,13 @@ class Catalog:
         """All readable chunks."""
         return [*self._idle, *self._known]
 
+    def is_idle(self, key: ChunkKey) -> bool:
+        return key in self._idle
+
+    def idle(self) -> list[ChunkKey]:
+        """All chunks that were found and not used since."""
+        return list(self._idle)
+
     def attach(self, order: EvictionOrder) -> None:
         """Let another order decide from now on. Call it while nothing is being read or written."""
         for key in self._known:

@@ -23,7 +23,7 @@ from enum import Enum, auto
 from pathlib import Path
 from threading import local
 
-from mygo.vllm_plugin.disk.format import HEADER_BYTES, KEY_BYTES, ChunkKey, is_intact, seal
+from mygo.vllm_plugin.disk.format import HEADER_BYTES, KEY_BYTES, ChunkKey, is_intact, seal, tags_in
 
 STAMP_INTERVAL_S = 600.0
 """A use is not recorded if one was in the last so many seconds."""
@@ -82,12 +82,27 @@ class ChunkFiles:
         self.erase(key)
         return ReadOutcome.DAMAGED
 
-    def write(self, key: ChunkKey, payload: memoryview) -> None:
-        """Write the chunk's file, replacing one of that name; on an error nothing is left behind."""
+    def tags(self, key: ChunkKey) -> bytes | None:
+        """The tags in the chunk's header, unverified; None if there is no such file, or no whole header."""
+        try:
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | self._direct_flag)
+        except FileNotFoundError:
+            return None
+        try:
+            header = self._header_page()
+            return tags_in(bytes(header)) if os.preadv(fd, [header], 0) == HEADER_BYTES else None
+        finally:
+            os.close(fd)
+
+    def write(self, key: ChunkKey, payload: memoryview, tags: bytes = b"") -> None:
+        """Write the chunk's file, replacing one of that name; on an error nothing is left behind.
+
+        ``tags``: of the passages in whose sight it was computed, see ``format.seal``.
+        """
         path = self._path(key)
         temporary = path.with_name(f"{path.name}.{self._token}{_TEMPORARY}")
         header = self._header_page()
-        header[:] = seal(self._namespace, key, payload)
+        header[:] = seal(self._namespace, key, payload, tags)
         fd = self._create(temporary)
         try:
             try:

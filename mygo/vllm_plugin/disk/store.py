@@ -19,9 +19,10 @@ from mygo.vllm_plugin.disk.catalog import Catalog, EvictionOrder
 from mygo.vllm_plugin.disk.files import STAMP_INTERVAL_S, ChunkFiles, ReadOutcome
 from mygo.vllm_plugin.disk.format import ChunkKey
 from mygo.vllm_plugin.disk.health import Breaker, ReadSpeed
+from mygo.vllm_plugin.disk.lineage import Lineage
 from mygo.vllm_plugin.disk.pool import IoPool, Lane
 from mygo.vllm_plugin.disk.records import Change, DiskStats, Presence, Transferred
-from mygo.vllm_plugin.disk.tasks import Erase, Read, Scan, Stamp, Write, measure
+from mygo.vllm_plugin.disk.tasks import Erase, Read, ReadTags, Scan, Stamp, Write, measure
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class DiskStore:
         self._max_queued_write_bytes = max_queued_write_bytes
         self._catalog = Catalog(max_chunks)
         self._pool = IoPool(read_threads, write_threads, name="kv-disk")
+        self._lineage = Lineage()
         self._may_read, self._may_write = Breaker(), Breaker()
         self._told_off = False
         self._reads: dict[ChunkKey, Read] = {}
@@ -68,7 +70,7 @@ class DiskStore:
         self._retry_erase_s = 0.0
         self._erased_early: list[Erase] = []
         self._grow_again_s = 0.0
-        self._outcomes: deque[Read | Write | Erase | Stamp | Scan] = deque()
+        self._outcomes: deque[Read | Write | Erase | ReadTags | Stamp | Scan] = deque()
         self._records_changes = records_changes
         self._changes: list[Change] = []
         self._patient_until_s = time.monotonic() + SCAN_PATIENCE_S
@@ -108,15 +110,15 @@ class DiskStore:
         return self._catalog.keys()
 
     def holds(self, key: ChunkKey) -> bool:
-        """Whether it is stored, be the drive in order or not."""
-        return key in self._catalog
+        """Whether it is stored, be the drive in order or not, and need not be purged."""
+        return key in self._catalog and not self._may_be_doomed(key)
 
     def find(self, key: ChunkKey) -> Presence:
         """Whether it can be read now."""
         now_s = time.monotonic()
         if self._scanning and now_s < self._patient_until_s:
             return Presence.NOT_YET_KNOWN
-        if key not in self._catalog or not self._may_read.allows(now_s) or self._is_stalled(now_s):
+        if not self.holds(key) or not self._may_read.allows(now_s) or self._is_stalled(now_s):
             return Presence.ABSENT
         return Presence.HERE
 
@@ -130,21 +132,24 @@ class DiskStore:
 
     def read(self, key: ChunkKey, into: memoryview, deadline_s: float = math.inf) -> bool:
         """Begin to fill ``into``; earliest deadline first. False: not here, or being read already."""
-        if self._may_read.is_off or key in self._reads or not self._catalog.begin_read(key):
+        if self._may_read.is_off or key in self._reads or self._may_be_doomed(key):
+            return False
+        if not self._catalog.begin_read(key):
             return False
         task = self._reads[key] = Read(key, into, time.monotonic())
         self._submit(Lane.READ, task, partial(task.run, self._files, self.speed), deadline_s)
         return True
 
-    def write(self, key: ChunkKey, payload: memoryview) -> bool:
-        """Begin to store a chunk that is not here. False: it is dropped, see ``DiskStats.dropped_writes``."""
+    def write(self, key: ChunkKey, payload: memoryview, tags: bytes = b"") -> bool:
+        """Begin to store a chunk that is not here; ``tags`` of the passages in whose sight it was computed
+        are for a later ``purge_tagged``. False: it is dropped, see ``DiskStats.dropped_writes``."""
         victims = self._admit(key)
         if victims is None:
             self.stats.dropped_writes += 1
             return False
         self.stats.evicted_chunks += len(victims)
         self._tell(victims, came=False)
-        task = self._writes[key] = Write(key, payload, victims)
+        task = self._writes[key] = Write(key, payload, victims, tags)
         self._submit(Lane.WRITE, task, partial(task.run, self._files, self._min_free_bytes))
         return True
 
@@ -162,6 +167,30 @@ class DiskStore:
         self.stats.purged_chunks += len(doomed)
         self._erase(doomed, Lane.PURGE)
 
+    def purge_tagged(self, tags: Iterable[bytes]) -> None:
+        """Delete what earlier processes left of passages with these tags. From now on none of it is read.
+
+        Chunks that were used since the start are the caller's to ``purge`` by their keys.
+        """
+        self._lineage.purge(tags)
+        self._purge_found()
+
+    def _may_be_doomed(self, key: ChunkKey) -> bool:
+        return self._lineage.is_purging and self._catalog.is_idle(key)
+
+    def _purge_found(self) -> None:
+        lineage = self._lineage
+        if self._scanning or lineage.reading or not lineage.is_purging:
+            return
+        found = self._catalog.idle()
+        unknown = lineage.unknown(found)
+        if unknown:
+            lineage.reading = True
+            task = ReadTags(unknown)
+            self._submit(Lane.PURGE, task, partial(task.run, self._files))
+        else:
+            self.purge(lineage.take_doomed(found))
+
     def poll(self) -> list[Transferred]:
         """Transfers that ended since the last call."""
         now_s = time.monotonic()
@@ -176,6 +205,11 @@ class DiskStore:
                     self._end_erase(task, now_s)
                 case Scan() as task:
                     self._end_scan(task)
+                case ReadTags() as task:
+                    self._lineage.reading = False
+                    self._lineage.learn(task.tags)
+                    self.purge(task.unreadable)
+                    self._purge_found()
                 case Stamp():
                     pass  # at worst a chunk looks older than it is
         if self._unerased and now_s >= self._retry_erase_s:
@@ -213,7 +247,7 @@ class DiskStore:
     def _submit(
         self,
         lane: Lane,
-        task: Read | Write | Erase | Stamp,
+        task: Read | Write | Erase | ReadTags | Stamp,
         run: Callable[[], None],
         deadline_s: float = math.inf,
     ) -> None:
@@ -346,6 +380,7 @@ class DiskStore:
         self._erased_early.clear()
         self._erase(self._catalog.adopt(task.found), Lane.WRITE)
         logger.info("KV on disk: %r after the scan of %s", self, self._files.folder)
+        self._purge_found()
 
     def _failed(self, breaker: Breaker, doing: str, error: Exception, now_s: float) -> None:
         breaker.failed(now_s)

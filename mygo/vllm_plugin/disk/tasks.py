@@ -49,6 +49,7 @@ class Write:
     key: ChunkKey
     row: memoryview
     victims: list[ChunkKey]
+    tags: bytes = b""
     cancelled: bool = False
     """Set by the scheduler's thread when the chunk is purged: nothing may stay behind."""
     written: bool = False
@@ -69,7 +70,7 @@ class Write:
             if lacking > 0:
                 self.lacking_bytes = lacking
                 return
-            files.write(self.key, self.row)
+            files.write(self.key, self.row, self.tags)
             self.written = True
             if self.cancelled:
                 files.erase(self.key)
@@ -95,6 +96,27 @@ class Erase:
             except OSError as error:
                 self.remaining.append(key)
                 self.error = error
+
+
+@dataclass(slots=True, eq=False)
+class ReadTags:
+    """The headers of chunks."""
+
+    keys: list[ChunkKey]
+    tags: dict[ChunkKey, bytes] = field(default_factory=dict)
+    unreadable: list[ChunkKey] = field(default_factory=list)
+    error: Exception | None = None
+
+    def run(self, files: ChunkFiles) -> None:
+        for key in self.keys:
+            try:
+                tags = files.tags(key)
+            except OSError:
+                tags = None
+            if tags is None:
+                self.unreadable.append(key)
+            else:
+                self.tags[key] = tags
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from mmap import PAGESIZE
 from pathlib import Path
@@ -31,7 +31,7 @@ from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, Tra
 from mygo.errors import ConfigError
 from mygo.vllm_plugin.disk import namespace
 from mygo.vllm_plugin.disk.files import ChunkFiles
-from mygo.vllm_plugin.disk.format import HEADER_BYTES, KEY_BYTES, ChunkKey
+from mygo.vllm_plugin.disk.format import GROUP_BYTES, HEADER_BYTES, KEY_BYTES, MAX_TAGS, ChunkKey
 from mygo.vllm_plugin.disk.health import ReadSpeed
 from mygo.vllm_plugin.disk.records import Presence
 from mygo.vllm_plugin.disk.store import DiskStore
@@ -121,6 +121,8 @@ class DiskTier(SecondaryTierManager):  # type: ignore[misc]
         self._read_jobs: dict[ChunkKey, _Job] = {}
         self._write_jobs: dict[ChunkKey, _Job] = {}
         self._finished: list[_Job] = []
+        self.tags_of: Callable[[bytes], Collection[str]] = lambda block: ()
+        """Tags (hex) of the passages in whose sight a block was computed; given by the plugin."""
         facts = namespace.facts(offloading_spec.config, chunk_bytes, identity or {})
         self._slot: namespace.Slot | None = None
         self._store: DiskStore | None = None
@@ -199,7 +201,7 @@ class DiskTier(SecondaryTierManager):  # type: ignore[misc]
                 continue
             if self._store.holds(key):
                 job.done.append(key)
-            elif self._store.write(key, row):
+            elif (tags := self._tags(key)) is not None and self._store.write(key, row, tags):
                 self._write_jobs[key] = job
                 job.pending += 1
         self._finish(job)
@@ -239,6 +241,11 @@ class DiskTier(SecondaryTierManager):  # type: ignore[misc]
         chunk_bytes = self._block_size_bytes
         for key, chunk in zip(job.keys, job.chunk_ids, strict=True):
             yield key, self._rows[int(chunk) * chunk_bytes : (int(chunk) + 1) * chunk_bytes]
+
+    def _tags(self, key: ChunkKey) -> bytes | None:
+        """As the file's header takes them; None for more than it holds: such a chunk is not stored."""
+        tags = [bytes.fromhex(tag) for tag in self.tags_of(key[:-GROUP_BYTES])]
+        return b"".join(sorted(tags)) if len(tags) <= MAX_TAGS else None
 
     def _finish(self, job: _Job) -> None:
         if not job.pending:

@@ -21,13 +21,43 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         self.shelf = shelf
         self._chunks: dict[OffloadKey, ChunkStatus] = {}
         self._keys: dict[bytes, list[OffloadKey]] = {}
+        self._doomed: dict[OffloadKey, None] = {}
+        """To be purged as soon as nobody reads or writes them."""
 
     def __len__(self) -> int:
         return len(self._chunks)
 
     def holds(self, key: OffloadKey) -> bool:
         """Also true while the chunk is being written."""
-        return key in self._chunks
+        return key in self._chunks and key not in self._doomed
+
+    def purge(self, keys: Iterable[OffloadKey]) -> list[tuple[OffloadKey, ChunkStatus]]:
+        """Let go of these chunks, and return them. Those in use are not held from now on, and are among what
+        ``purged`` returns once nobody uses them."""
+        self._doomed.update(dict.fromkeys(key for key in keys if key in self._chunks))
+        return self.purged()
+
+    def purged(self) -> list[tuple[OffloadKey, ChunkStatus]]:
+        """Chunks to be purged that nobody uses any more: they are gone with this call."""
+        idle = [key for key in self._doomed if self._chunks[key].ref_cnt == 0]
+        gone = [(key, self._chunks[key]) for key in idle]
+        for key in idle:
+            self._drop(key)
+        return gone
+
+    @property
+    def has_doomed(self) -> bool:
+        """Chunks that are to be purged are still in use."""
+        return bool(self._doomed)
+
+    def _drop(self, key: OffloadKey) -> None:
+        block = get_offload_block_hash(key)
+        self._doomed.pop(key, None)
+        del self._chunks[key]
+        self._keys[block].remove(key)
+        if not self._keys[block]:
+            del self._keys[block]
+            self.shelf.drop(block)
 
     def get(self, key: OffloadKey) -> ChunkStatus | None:
         return self._chunks.get(key)
@@ -41,13 +71,8 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
 
     def remove(self, key: OffloadKey) -> None:
         """The chunk could not be written."""
-        block = get_offload_block_hash(key)
-        self.shelf.unlock(block)
-        del self._chunks[key]
-        self._keys[block].remove(key)
-        if not self._keys[block]:
-            del self._keys[block]
-            self.shelf.drop(block)
+        self.shelf.unlock(get_offload_block_hash(key))
+        self._drop(key)
 
     def touch(self, keys: Iterable[OffloadKey], req_context: ReqContext) -> None:
         return
@@ -73,10 +98,14 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
                 return None
             victims.extend(blocks)
             chunks += sum(len(self._keys[block]) for block in blocks)
-        return [(key, self._chunks.pop(key)) for block in victims for key in self._keys.pop(block)]
+        gone = [(key, self._chunks.pop(key)) for block in victims for key in self._keys.pop(block)]
+        for key, _ in gone:
+            self._doomed.pop(key, None)
+        return gone
 
     def clear(self) -> None:
         self._chunks.clear()
+        self._doomed.clear()
         self._keys.clear()
         self.shelf.clear()
 

@@ -7,7 +7,7 @@ sooner still.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
 from itertools import groupby
 from types import SimpleNamespace
@@ -20,7 +20,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.scheduler import (
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
-from vllm.v1.kv_offload.base import OffloadKey, ReqContext
+from vllm.v1.kv_offload.base import OffloadingEvent, OffloadKey, ReqContext, make_offload_key
+from vllm.v1.kv_offload.cpu.policies.base import ChunkStatus
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request
 
@@ -104,6 +105,10 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self.host_speed = Speed(GUESSED_HOST_BYTES_PER_S)
         self._offers: dict[str, Offer] = {}
         """What was last found and decided for each request that is not admitted yet."""
+        self._kept_out: set[str] = set()
+        """Requests of which nothing is stored."""
+        self._purges = False
+        """Some chunks must go that were in use when last looked."""
         self._layerwise_jobs: set[int] = set()
         """Loads that this step's own computation reads."""
 
@@ -262,9 +267,51 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         ]
         return SimpleNamespace(blocks=(shown,))
 
+    # --- deleted passages ------------------------------------------------------------------------
+
+    def purge(self, blocks: Sequence[bytes], tags: Collection[str]) -> None:
+        """Let go of these blocks on every tier here, and of what earlier processes left of passages with
+        these tags on disk."""
+        groups = range(len(self.config.kv_group_configs))
+        keys = [make_offload_key(block, group) for block in blocks for group in groups]
+        self._free(self._host.purge(keys))
+        self._purges = True
+        store = self._disk.store if self._disk is not None else None
+        if store is not None:
+            store.purge(keys)
+            store.purge_tagged(bytes.fromhex(tag) for tag in tags)
+
+    def purge_idle(self) -> None:
+        """Chunks to be purged that were in use may have become idle."""
+        if not self._purges:
+            return
+        gone = self._host.purged()
+        self._free(gone)
+        self._purges = self._host.has_doomed
+        store = self._disk.store if self._disk is not None else None
+        if store is not None and gone:
+            store.purge(key for key, _ in gone)  # they may have been on their way there
+
+    def tag_with(self, tags_of: Callable[[bytes], Collection[str]]) -> None:
+        """See ``Tiers.tag_with``."""
+        if self._disk is not None:
+            self._disk.tags_of = tags_of
+
+    def keep_out(self, request_id: str) -> None:
+        """Store nothing more of a live request."""
+        self._kept_out.add(request_id)
+
+    def _free(self, gone: list[tuple[OffloadKey, ChunkStatus]]) -> None:
+        primary = self.manager.primary_tier
+        for _, chunk in gone:
+            primary._free_chunk(chunk)
+        primary._num_evictable_cache_chunks -= len(gone)
+        if gone and primary.events is not None:
+            primary.events.append(OffloadingEvent([key for key, _ in gone], primary.medium, removed=True))
+
     def _build_store_jobs(self, scheduler_output: SchedulerOutput) -> Any:
         """vLLM stores nothing of a request that is loading: what this step computes goes with the next."""
-        loading = self._loading()
+        loading = self._loading() | self._kept_out
         if loading:
             scheduler_output = copy(scheduler_output)
             scheduler_output.num_scheduled_tokens = {
@@ -289,6 +336,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             scheduler_output = copy(scheduler_output)
             scheduler_output.preempted_req_ids -= self._loading()
         meta = super().build_connector_meta(scheduler_output)
+        self._kept_out -= scheduler_output.finished_req_ids
         jobs, self._layerwise_jobs = self._layerwise_jobs, set()
         return TierMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush, jobs)
 

@@ -33,9 +33,9 @@ class FaultyFiles(ChunkFiles):
         self.read_fault()
         return super().read(key, into)
 
-    def write(self, key: ChunkKey, payload: memoryview) -> None:
+    def write(self, key: ChunkKey, payload: memoryview, tags: bytes = b"") -> None:
         self.write_fault()
-        super().write(key, payload)
+        super().write(key, payload, tags)
 
     def erase(self, key: ChunkKey) -> None:
         self.erase_fault()
@@ -180,11 +180,11 @@ def test_bound_holds_at_every_moment_under_concurrent_writes_and_reads(tmp_path:
     class CountingFiles(ChunkFiles):
         lock, there, most = threading.Lock(), set[ChunkKey](), 0
 
-        def write(self, key: ChunkKey, payload: memoryview) -> None:
+        def write(self, key: ChunkKey, payload: memoryview, tags: bytes = b"") -> None:
             with self.lock:
                 self.there.add(key)
                 self.most = max(self.most, len(self.there))
-            super().write(key, payload)
+            super().write(key, payload, tags)
 
         def erase(self, key: ChunkKey) -> None:
             super().erase(key)

@@ -27,7 +27,7 @@ WORKER = WorkerId("w")
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporter_module, "RECONNECT_S", 0.02)
-    monkeypatch.setattr(reporter_module, "PEER_CHECK_S", 0.02)
+    monkeypatch.setattr(reporter_module, "IDLE_CHECK_S", 0.02)
 
 
 def _hello(epoch: str = "e1") -> Hello:

@@ -1,0 +1,86 @@
+"""Deleted passages: their KV leaves every tier, and nobody hits it any more from the moment of the purge.
+
+What was computed in sight of a passage goes with it. Prompts that hold one may still be on their way when it
+is purged: they are served, but share nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+
+from vllm.v1.request import Request
+
+from mygo.types import SegmentSpan
+from mygo.vllm_plugin.device_cache import DeviceCache
+from mygo.vllm_plugin.ledger import Ledger
+from mygo.vllm_plugin.tiers.tiers import Tiers
+
+LATE_S = 300.0
+"""A prompt that was built before the deletion arrives within so many seconds after the purge. A passage that
+comes back sooner is not cached until then."""
+
+
+class Retirement:
+    """One per engine."""
+
+    def __init__(self, ledger: Ledger, cache: DeviceCache, tiers: Tiers, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._cache = cache
+        self._tiers = tiers
+        self._clock = clock
+        self._retired: OrderedDict[str, float] = OrderedDict()
+        """Tags that were purged, and when; latest last."""
+        self._live: dict[str, tuple[Request, Sequence[SegmentSpan]]] = {}
+        """Requests with a segment map."""
+        self._doomed: dict[str, int] = {}
+        """Live requests that hold a purged passage, and the number of their first block with some of it."""
+
+    def purge(self, tags: Collection[str]) -> None:
+        """Let go of everything that was computed in sight of passages with these tags."""
+        now_s = self._clock()
+        for tag in tags:
+            self._retired[tag] = now_s
+            self._retired.move_to_end(tag)
+        blocks = self._ledger.in_sight_of(tags)
+        self._cache.evict(blocks)
+        self._tiers.purge(blocks, tags)
+        wanted = frozenset(tags)
+        for request_id, (_, spans) in self._live.items():
+            block = self._first_block(spans, wanted)
+            if block is not None:
+                self._doom(request_id, block)
+
+    def begin(self, request: Request, spans: Sequence[SegmentSpan]) -> int | None:
+        """A request came. Returns its first block that it must not share with anybody, if there is one."""
+        while self._retired:
+            tag, purged_s = next(iter(self._retired.items()))
+            if self._clock() - purged_s <= LATE_S:
+                break
+            del self._retired[tag]
+        self._live[request.request_id] = request, spans
+        block = self._first_block(spans, self._retired.keys()) if self._retired else None
+        if block is not None:
+            self._doom(request.request_id, block)
+        return block
+
+    def _doom(self, request_id: str, block: int) -> None:
+        self._doomed[request_id] = min(block, self._doomed.get(request_id, block))
+        self._tiers.keep_out(request_id)
+
+    def finished(self, request_id: str) -> None:
+        """A request is over; its blocks are freed next. What it cached since the purge goes, too."""
+        live = self._live.pop(request_id, None)
+        block = self._doomed.pop(request_id, None)
+        if live is not None and block is not None:
+            blocks = self._cache.hashes(live[0])[block:]
+            self._cache.evict(blocks)
+            self._tiers.purge(blocks, ())
+
+    def _first_block(self, spans: Sequence[SegmentSpan], tags: Collection[str]) -> int | None:
+        start_tokens = 0
+        for span in spans:
+            if span.tag in tags:
+                return start_tokens // self._cache.block_tokens
+            start_tokens = span.end_tokens
+        return None
