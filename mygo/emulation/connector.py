@@ -28,8 +28,6 @@ from mygo.vllm_plugin.tiers.spec import TierSpec
 from mygo.vllm_plugin.tiers.tiers import Tiers, offloading_config
 from mygo.vllm_plugin.tiers.worker import TierWorker
 
-QUEUED_WRITE_BYTES = 2**28
-"""As ``mygo.vllm_plugin.disk.tier`` has it: further writes are dropped, and half of host memory at most."""
 _TIERS = {CacheHitSource.HOST: Tier.HOST, CacheHitSource.DISK: Tier.DISK}
 
 
@@ -72,13 +70,14 @@ class EmulatedSpec(TierSpec):
         queued_write_bytes: float | None = None,
     ) -> None:
         """``eviction_policy``: vLLM's, of host memory, for whoever does not bring another.
-        ``queued_write_bytes``: chunks beyond this are not written to disk; None: as the real tier."""
+        ``queued_write_bytes``: chunks beyond this are not written to disk; None: half of
+        host memory, as with the real tier."""
         super().__init__(config)
         self.eviction_policy = eviction_policy
         self._settings = settings
         self._clock = clock
         if queued_write_bytes is None:
-            queued_write_bytes = min(QUEUED_WRITE_BYTES, settings.host_bytes // 2)
+            queued_write_bytes = settings.host_bytes / 2
         self._queued_write_bytes = queued_write_bytes
         self._manager: TieringOffloadingManager | None = None
         self.disks: list[EmulatedDisk] = []

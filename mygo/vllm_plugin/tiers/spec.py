@@ -63,6 +63,8 @@ def native_settings(settings: TierSettings, model: ModelConfig) -> dict[str, Any
                 "module_path": "mygo.vllm_plugin.disk.tier",
                 "root_dir": settings.disk_path,
                 "max_bytes": settings.disk_bytes,
+                # a prompt's KV comes all at once, and whatever finds no room in the queue is lost to the disk
+                "max_queued_write_bytes": settings.host_bytes,
                 "read_s_per_byte": settings.disk_read_s_per_byte,
                 "enable_kv_events": True,
                 "identity": _identity(model),
