@@ -17,6 +17,7 @@ from mygo.cli import demo as demos
 from mygo.cli import start as up_command
 from mygo.cli import trace as traces
 from mygo.cli.ask import DEFAULT_STORE, Question, ask, choose_store, print_citations, print_times
+from mygo.cli.cache import print_cache
 from mygo.cli.client import Client, Json, find_url, pick_server
 from mygo.cli.status import collect, print_status
 from mygo.cli.terminal import err, out, print_error, print_json, print_piece, silent
@@ -185,6 +186,22 @@ def status(url: Url = None, cluster_name: ClusterName = None, as_json: AsJson = 
         print_status(found)
     if not found["ready"]:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def cache(
+    top: Annotated[int, typer.Option(min=1, max=1000, help="most valuable nodes per worker")] = 20,
+    url: Url = None,
+    cluster_name: ClusterName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the workers' caches hold: documents in their paths, by tier, with what they save."""
+    with Client(find_url(url, cluster_name)) as client:
+        report = client.cache(top)
+    if as_json:
+        print_json(report)
+    else:
+        print_cache(report)
 
 
 @app.command()

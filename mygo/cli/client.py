@@ -1,5 +1,5 @@
 """A small client of MyGO's HTTP face, for the commands. It speaks OpenAI's conventions and nothing else,
-except ``/readyz`` and ``/v1/mygo/status``."""
+except ``/readyz`` and what lies below ``/v1/mygo``."""
 
 from __future__ import annotations
 
@@ -97,6 +97,10 @@ class Client:
 
     def status(self) -> Json:
         return self._json("GET", "/v1/mygo/status", timeout=15.0)
+
+    def cache(self, top: int) -> Json:
+        """The ``top`` most valuable nodes of every worker's cache."""
+        return self._json("GET", "/v1/mygo/cache", params={"top": top}, timeout=30.0)
 
     def model(self) -> str:
         """The first model served."""

@@ -203,6 +203,53 @@ class Journal:
                 for content_hash in hashes
             }
 
+    def deletions(self, after: int, limit: int) -> tuple[int, list[tuple[DomainTag, ContentHash]]]:
+        """Passages (domain, hash of the text) of documents that were deleted behind position ``after`` and
+        that no live document of the domain has any more; and the position up to which these are all.
+
+        At most ``limit`` deleted documents are looked at.
+        """
+        with self._database.reading() as connection:
+            newest = int(connection.execute("SELECT coalesce(max(position), 0) FROM journal").fetchone()[0])
+            rows = connection.execute(
+                "SELECT position, domain, ended_position FROM journal"
+                " WHERE kind = 'delete' AND position > ? ORDER BY position LIMIT ?",
+                (after, limit),
+            ).fetchall()
+            passages = {
+                (DomainTag(row["domain"]), ContentHash(passage["content_hash"]))
+                for row in rows
+                for passage in _passage_rows(connection, row["ended_position"])
+            }
+            gone = [
+                (domain, content_hash)
+                for domain, content_hash in sorted(passages)
+                if not self.references(domain, [content_hash])[content_hash]
+            ]
+        return (rows[-1]["position"] if len(rows) == limit else newest), gone
+
+    def live_passages(self, tenant: TenantId) -> list[Passage]:
+        """All of a tenant's live documents, without their texts."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT store_id, doc_id, domain, filename, passages.passage_index, passages.content_hash"
+                " FROM live JOIN journal USING (position, store_id, doc_id) JOIN passages USING (position)"
+                " WHERE tenant = ? ORDER BY position, passage_index",
+                (tenant,),
+            ).fetchall()
+        return [
+            Passage(
+                doc_id=row["doc_id"],
+                index=row["passage_index"],
+                text="",
+                content_hash=row["content_hash"],
+                store_id=row["store_id"],
+                filename=row["filename"],
+                domain=row["domain"],
+            )
+            for row in rows
+        ]
+
     def _live_row(
         self, connection: sqlite3.Connection, store_id: StoreId, doc_id: DocId
     ) -> sqlite3.Row | None:

@@ -6,12 +6,13 @@
             client ◄─────┘                                        tokens, citations, where the time went
 
     WRITE   client ─► Ingress ─► Librarian ─► Shards              a file, parsed, journalled, searchable
+                                        └► Workers                what is deleted leaves every cache
             Worker ─► Directory ─► every Ingress                  what each worker's cache really holds
 
 Arrows are data. Ray Serve deployments, each with its file here:
 
 - ``ingress.py``: HTTP in OpenAI's shape (the shape itself is ``mygo/api``); one request, top to bottom.
-- ``librarian.py``: the corpus on disk. Shards pull its journal.
+- ``librarian.py``: the corpus on disk. Shards pull its journal, workers what is deleted (``deletions.py``).
 - ``retriever.py``: the embedder, and the FAISS shards, which are pure functions of the journal.
 - ``worker.py``: one vLLM engine each (``vllm_engine.py``). Says what its cache holds; dies with its engine.
   ``emulated_worker.py`` stands in for it in load tests: the same, but its engine only takes time.
@@ -69,14 +70,14 @@ def build(
     the worker deployment.
     """
     directory = _light(DirectoryServer, "directory").bind()
+    librarian = _light(Librarian, "librarian").bind(config, paths.language_model)
     if workers is not None:
         worker_app = workers(directory)
     elif config.workers.device == "emulated":
         worker_app = emulated_worker.deployment(config, directory)
     else:
-        worker_app = worker.deployment(config, paths.language_model, directory)
+        worker_app = worker.deployment(config, paths.language_model, directory, librarian)
 
-    librarian = _light(Librarian, "librarian").bind(config, paths.language_model)
     embedder = _light(EmbedderServer, "embedder").bind(config, paths.embedder)
     shards = [
         _light(ShardServer, f"shard-{index}").bind(index, config, librarian, embedder)

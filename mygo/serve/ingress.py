@@ -46,6 +46,7 @@ from mygo.prompt import (
     retrieval_order,
 )
 from mygo.serve.answer_stream import AnswerStream, Outcome
+from mygo.serve.cache_report import CacheReport
 from mygo.serve.calls import reply
 from mygo.serve.cluster_status import ClusterStatus
 from mygo.serve.corpus_service import CorpusService
@@ -111,6 +112,7 @@ class Ingress(CorpusService):
         self._dispatcher = Dispatcher(config, workers, directory, rng=random.Random())
         self._searcher = Searcher(config, librarian, embedder, shards)
         self._status = ClusterStatus(config, librarian, shards, self._dispatcher)
+        self._cache = CacheReport(config, workers, librarian, self._dispatcher, self._salt)
         self._instruments = Instruments()
         self._background = [
             asyncio.create_task(self._dispatcher.follow()),
@@ -120,6 +122,7 @@ class Ingress(CorpusService):
     async def __serve_build_asgi_app__(self) -> Any:
         app = create_app(self._config, self)
         app.add_api_route("/v1/mygo/status", self._status.report, methods=["GET"])
+        app.add_api_route("/v1/mygo/cache", self._cache.report, methods=["GET"])
         return app
 
     async def answer(self, tenant: TenantId, request: AnswerRequest) -> Answer:

@@ -10,12 +10,14 @@ file completed only then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -36,7 +38,8 @@ from mygo.corpus import (
     StoreUsage,
     load_file_chunks,
 )
-from mygo.types import DocId, DomainTag, StoreId, TenantId
+from mygo.tree.keys import passage_tag
+from mygo.types import DocId, DomainTag, StoreId, TenantId, WorkerId
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +48,27 @@ T = TypeVar("T")
 SHARD_SILENCE_S = 10.0
 """A shard that has said nothing for this long is dead, and nobody waits for it."""
 DELETION_WAIT_S = 2.0
+PURGE_WAIT_S = 10.0
+"""A worker purges between two steps of its engine; on a CPU one may take a second."""
+WORKER_SILENCE_S = 10.0
+"""A worker that has said nothing for this long is dead. One that starts purges before it serves."""
 SECRET_BYTES = 32
 RESPONSES_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Deletions:
+    position: int
+    """Up to here these are all."""
+    tags: tuple[str, ...]
+    """Of passages that no live document of their domain has any more."""
 
 
 class Librarian:
     """Deployment; every method below is called through Ray Serve handles.
 
     Most are ``Catalog``'s and ``Batches``' of the same name: their errors travel to the caller. What
-    deletes returns once live shards no longer find it.
+    deletes returns once live shards no longer find it, and live workers hold none of its KV.
     """
 
     def __init__(self, config: Config, tokenizer_path: Path) -> None:
@@ -66,6 +81,8 @@ class Librarian:
         self._file_chunks = ChildChunks(load, config.corpus.parse_timeout_s)
         self._seen: Mapping[int, tuple[int, float]] = {}
         """Shard -> (position, when it said so); replaced and never changed, as all threads read it."""
+        self._purged: dict[WorkerId, tuple[int, float]] = {}
+        """Worker -> (position, when it said so)."""
         self._library = Library(config.cluster.data_dir, self._file_chunks, searchable=self._searchable)
         self._catalog = self._library.catalog
         self._responses = ResponseMemory(RESPONSES_BYTES)
@@ -236,6 +253,41 @@ class Librarian:
             except TimeoutError:
                 return []
 
+    # --- for workers -----------------------------------------------------------------------------
+
+    async def deletions(self, after: int, limit: int, wait_s: float) -> Deletions:
+        """Tags of passages that are gone since a position; waits up to ``wait_s`` for the first one."""
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            announced = self._appended
+            position, gone = await self._for_searches(self._library.journal.deletions, after, limit)
+            left_s = deadline_s - time.monotonic()
+            if gone or left_s <= 0:
+                tags = (passage_tag(self._secret, domain, content_hash) for domain, content_hash in gone)
+                return Deletions(position, tuple(tags))
+            after = position
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(announced.wait(), left_s)
+
+    async def purged(self, worker: WorkerId, position: int) -> None:
+        """A worker's tiers hold nothing any more of what was deleted up to a position; every second."""
+        self._purged[worker] = (position, time.monotonic())
+
+    async def name_passages(self, tenant: TenantId, tags: Set[str]) -> dict[str, dict[str, str | int]]:
+        """What the tenant's own live passages among these tags are called."""
+        return await self._for_searches(self._names, tenant, tags)
+
+    def _names(self, tenant: TenantId, tags: Set[str]) -> dict[str, dict[str, str | int]]:
+        names: dict[str, dict[str, str | int]] = {}
+        for passage in self._library.journal.live_passages(tenant):
+            tag = passage_tag(self._secret, passage.domain, passage.content_hash)
+            if tag in tags:
+                names.setdefault(
+                    tag,
+                    {"document_id": passage.doc_id, "filename": passage.filename, "chunk": passage.index},
+                )
+        return names
+
     async def status(self) -> dict[str, int]:
         position = await self._for_searches(self._library.journal.position)
         pending = await self._for_searches(self._library.pending)
@@ -247,12 +299,28 @@ class Librarian:
         alive = [at for at, seen_s in self._seen.values() if now_s - seen_s < SHARD_SILENCE_S]
         return min(alive) if alive else 0
 
+    def _purged_everywhere(self, position: int) -> bool:
+        """Whether every live worker has purged what was deleted up to a position."""
+        now_s = time.monotonic()
+        self._purged = {
+            worker: (at, seen_s)
+            for worker, (at, seen_s) in self._purged.items()
+            if now_s - seen_s < WORKER_SILENCE_S
+        }
+        return all(at >= position for at, _ in self._purged.values())
+
     async def _delete(self, delete: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         await self._in_thread(delete, *args, **kwargs)
         self._announce()
         position = await self._in_thread(self._library.journal.position)
         deadline_s = time.monotonic() + DELETION_WAIT_S
         while self._searchable() < position and time.monotonic() < deadline_s:  # noqa: ASYNC110  bounded
+            await asyncio.sleep(0.02)
+        deadline_s += PURGE_WAIT_S
+        while not self._purged_everywhere(position):
+            if time.monotonic() > deadline_s:
+                logger.warning("position %d is not yet purged by every worker: they go on trying", position)
+                return
             await asyncio.sleep(0.02)
 
     async def _parse_forever(self) -> None:

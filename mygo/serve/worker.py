@@ -24,15 +24,17 @@ from mygo.config import CacheConfig, Config
 from mygo.errors import Unavailable
 from mygo.serve import profiling
 from mygo.serve.calls import pack
+from mygo.serve.deletions import DeletionFollower
 from mygo.serve.instruments import Instruments
 from mygo.serve.placement import cores_of
 from mygo.serve.reporting import keep_reporting
 from mygo.serve.socket_folder import socket_folder
 from mygo.serve.stall import StallWatch
 from mygo.serve.tier_metrics import TierMetrics
-from mygo.types import Engine, GenerateRequest, WorkerId, WorkerInfo
+from mygo.types import GenerateRequest, WorkerId, WorkerInfo
 from mygo.vllm_plugin.receiver import ReportReceiver
 from mygo.vllm_plugin.settings import TierSettings, engine_arguments
+from mygo.vllm_plugin.tiers.view import CacheView
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,12 @@ class Worker(LLMServer):  # type: ignore[misc]
     """Deployment; every method below is called through Ray Serve handles."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits constructors
-        self, llm_config: LLMConfig, *, config: Config, directory: DeploymentHandle
+        self,
+        llm_config: LLMConfig,
+        *,
+        config: Config,
+        directory: DeploymentHandle,
+        librarian: DeploymentHandle,
     ) -> None:
         context = serve.get_replica_context()
         self._worker = WorkerId(context.replica_id.unique_id)
@@ -59,12 +66,17 @@ class Worker(LLMServer):  # type: ignore[misc]
         # after the engine's own imports: vLLM reads its environment when it is first imported
         from mygo.serve.vllm_engine import VllmEngine
 
-        self._vllm: Engine = VllmEngine(self.engine._engine_client, config.model.max_context_tokens)
+        self._vllm = VllmEngine(self.engine._engine_client, config.model.max_context_tokens)
         self._awaiting = 0
         """Requests that wait for the engine, and not for whoever reads their answer."""
         self._deltas = 0
         self._watch = asyncio.create_task(self._exit_when_engine_ends())
         self._info = await self._describe(len(cores))
+        deletions = DeletionFollower(
+            librarian, self._worker, self._purge, from_start=config.cache.disk_path is not None
+        )
+        await deletions.catch_up()
+        self._deletions = asyncio.create_task(deletions.follow())
         self._reports = asyncio.create_task(keep_reporting(directory, self._info, self._receiver))
         self._metrics = asyncio.create_task(self._keep_counting())
 
@@ -126,6 +138,13 @@ class Worker(LLMServer):  # type: ignore[misc]
         finally:
             self._awaiting -= 1
 
+    async def cache(self, top: int, *, worker: WorkerId) -> CacheView:
+        """The most valuable nodes of the engine's knowledge tree. ``worker`` is for the router."""
+        return await self._receiver.look(top, self._vllm.wake)
+
+    async def _purge(self, tags: tuple[str, ...]) -> None:
+        await self._receiver.purge(tags, self._vllm.wake)
+
     async def _keep_counting(self) -> None:
         tiers = TierMetrics(Instruments(), self._worker)
         while True:
@@ -163,7 +182,9 @@ class LocalModel(CallbackBase):  # type: ignore[misc]
         self.ctx.run_init_node = False
 
 
-def deployment(config: Config, model_path: Path, directory: DeploymentHandle) -> Any:
+def deployment(
+    config: Config, model_path: Path, directory: DeploymentHandle, librarian: DeploymentHandle
+) -> Any:
     """The worker deployment, bound and ready to run."""
     model = config.model
     on_cpu = config.workers.device == "cpu"
@@ -200,5 +221,5 @@ def deployment(config: Config, model_path: Path, directory: DeploymentHandle) ->
         llm_config,
         name_prefix="worker:",
         deployment_cls=Worker,
-        bind_kwargs={"config": config, "directory": directory},
+        bind_kwargs={"config": config, "directory": directory, "librarian": librarian},
     )

@@ -136,7 +136,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return False
 
     def on_new_request(self, request: Request) -> None:
-        lonely: int | None = None
+        shared = 0
         try:
             segments = spans.parse(request.kv_transfer_params, request.num_prompt_tokens)
         except BadRequest as error:
@@ -146,19 +146,20 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             segments = None
         if segments is not None:
             identity.narrow(request, segments.spans, self._cache.hash_tokens)
-            lonely = self._retirement.begin(request, segments.spans)
-            if lonely is not None:
-                identity.isolate(request, lonely * self._cache.block_tokens // self._cache.hash_tokens)
+            shared = self._retirement.begin(request, segments.spans)
+            if shared < len(segments.spans):
+                block = self._retirement.lonely_block(request.request_id)
+                identity.isolate(request, block * self._cache.block_tokens // self._cache.hash_tokens)
         ends = [span.end_tokens for span in segments.spans] if segments is not None else []
-        if lonely is not None:
-            segments = None  # its blocks are not those that its keys would promise
         device_tokens = self._tiers.begin(request, ends)
         if self._reporter is not None:
             self._requests[request.request_id] = request
             self._uncomputed_tokens[request.request_id] = request.num_prompt_tokens - device_tokens
             if segments is not None:
-                self._maps[request.request_id] = segments
-                self._ledger.begin(request.request_id, segments.spans, self._cache.hashes(request))
+                # behind what is shared, blocks are not those that the segments' keys promise
+                if shared == len(segments.spans):
+                    self._maps[request.request_id] = segments
+                self._ledger.begin(request.request_id, segments.spans[:shared], self._cache.hashes(request))
             self._report()
 
     def get_num_new_matched_tokens(
@@ -235,9 +236,9 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             segments = self._maps.pop(request_id, None)
             if segments is not None:
                 self._register_answer(request, segments)
-                self._ledger.finish(request_id)
                 # only who knows our segment map is told: beside us, another connector may have its say
                 told = account.as_params() if account is not None else None
+            self._ledger.finish(request_id)
         return False, told
 
     def reset_cache(self) -> bool:

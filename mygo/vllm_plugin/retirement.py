@@ -47,26 +47,33 @@ class Retirement:
         self._tiers.purge(blocks, tags)
         wanted = frozenset(tags)
         for request_id, (_, spans) in self._live.items():
-            block = self._first_block(spans, wanted)
-            if block is not None:
-                self._doom(request_id, block)
+            first = next((i for i, span in enumerate(spans) if span.tag in wanted), None)
+            if first is not None:
+                self._doom(request_id, self._block_at(spans, first))
 
-    def begin(self, request: Request, spans: Sequence[SegmentSpan]) -> int | None:
-        """A request came. Returns its first block that it must not share with anybody, if there is one."""
+    def begin(self, request: Request, spans: Sequence[SegmentSpan]) -> int:
+        """A request came. Returns how many of its leading segments it may share with others: all of them,
+        unless it holds a passage that was purged lately."""
         while self._retired:
             tag, purged_s = next(iter(self._retired.items()))
             if self._clock() - purged_s <= LATE_S:
                 break
             del self._retired[tag]
         self._live[request.request_id] = request, spans
-        block = self._first_block(spans, self._retired.keys()) if self._retired else None
-        if block is not None:
-            self._doom(request.request_id, block)
-        return block
+        if not self._retired:
+            return len(spans)
+        shared = next((i for i, span in enumerate(spans) if span.tag in self._retired), len(spans))
+        if shared < len(spans):
+            self._doom(request.request_id, self._block_at(spans, shared))
+        return shared
 
     def _doom(self, request_id: str, block: int) -> None:
         self._doomed[request_id] = min(block, self._doomed.get(request_id, block))
         self._tiers.keep_out(request_id)
+
+    def lonely_block(self, request_id: str) -> int:
+        """The first block that a live request may not share, if ``begin`` said that there is one."""
+        return self._doomed[request_id]
 
     def finished(self, request_id: str) -> None:
         """A request is over; its blocks are freed next. What it cached since the purge goes, too."""
@@ -77,10 +84,7 @@ class Retirement:
             self._cache.evict(blocks)
             self._tiers.purge(blocks, ())
 
-    def _first_block(self, spans: Sequence[SegmentSpan], tags: Collection[str]) -> int | None:
-        start_tokens = 0
-        for span in spans:
-            if span.tag in tags:
-                return start_tokens // self._cache.block_tokens
-            start_tokens = span.end_tokens
-        return None
+    def _block_at(self, spans: Sequence[SegmentSpan], index: int) -> int:
+        """The block in which a segment begins."""
+        start_tokens = spans[index - 1].end_tokens if index else 0
+        return start_tokens // self._cache.block_tokens

@@ -237,3 +237,37 @@ def test_read_ends_early_when_the_texts_are_long(journal: Journal, monkeypatch: 
     positions = [put(journal, S1, DocId(f"file-{n}"), text) for n, text in enumerate(("x" * 99, "abc", "d"))]
     assert [entry.position for entry in journal.read()] == positions[:1]
     assert [entry.position for entry in journal.read(after=positions[0])] == positions[1:]
+
+
+def test_deletions_are_passages_that_no_live_document_of_the_domain_has(journal: Journal) -> None:
+    one, two, three = (passage_hash(text) for text in ("one", "two", "three"))
+    put(journal, S1, A, "one", "two", "three")
+    put(journal, S2, B, "two")
+    put(journal, S2, A, "three", domain=PUBLIC)
+    assert journal.deletions(0, 10) == (3, [])
+    assert journal.delete(S1, A, now=9.0) == 4
+    assert journal.deletions(0, 10) == (4, sorted([(ACME, one), (ACME, three)]))
+    assert journal.deletions(4, 10) == (4, [])
+    journal.delete(S2, B, now=9.0)
+    # a document that comes back takes its passages off the list
+    put(journal, S1, A, "one")
+    assert journal.deletions(4, 10) == (6, [(ACME, two)])
+    assert journal.deletions(0, 10) == (6, sorted([(ACME, two), (ACME, three)]))
+    position, gone = journal.deletions(0, 1)
+    assert position == 4, "up to where it has looked, and no further"
+    assert (ACME, three) in gone
+
+
+def test_update_deletes_only_what_the_new_version_lacks(journal: Journal) -> None:
+    put(journal, S1, A, "same", "old")
+    put(journal, S1, A, "same", "new")
+    assert journal.deletions(0, 10)[1] == [(ACME, passage_hash("old"))]
+
+
+def test_live_passages_are_the_tenants_own(journal: Journal) -> None:
+    put(journal, S1, A, "mine", domain=PUBLIC)
+    put(journal, S2, B, "theirs", tenant=TenantId("other"))
+    put(journal, S2, A, "gone")
+    journal.delete(S2, A, now=9.0)
+    (passage,) = journal.live_passages(TenantId("acme"))
+    assert passage == Passage(A, 0, "", passage_hash("mine"), S1, "a.txt", PUBLIC)

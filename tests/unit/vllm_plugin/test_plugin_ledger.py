@@ -244,3 +244,43 @@ class LedgerAgainstSets(RuleBasedStateMachine):
 
 LedgerAgainstSets.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestLedgerAgainstSets = LedgerAgainstSets.TestCase
+
+
+def test_blocks_in_sight_of_a_passage_are_its_own_and_all_behind_it_on_any_path() -> None:
+    cache = _Cache()
+    ledger = cache.ledger()
+    system, first, second, question = list(range(6)), list(range(10, 17)), list(range(20, 26)), [30, 31, 32]
+    tags = {10: "a", 20: "b"}
+
+    def begin(name: str, *segments: list[int]) -> list[bytes]:
+        spans = [
+            SegmentSpan(span.key, span.end_tokens, span.salt, tags.get(ids[0], ""))
+            for span, ids in zip(_spans([*segments]), segments, strict=True)
+        ]
+        hashes = _hashes([*segments])
+        ledger.begin(name, spans, hashes)
+        return hashes
+
+    both = begin("both", system, first, second, question)
+    swapped = begin("swapped", system, second, first, question)
+    without = begin("without", system, question)
+    cache.store(ledger, [*both, *swapped, *without])
+    ledger.take_events()
+    # the first block is the system prompt's; the one that document and system share is the document's
+    assert set(ledger.in_sight_of(["a"])) == {*both[1:], *swapped[3:]}
+    assert set(ledger.in_sight_of(["a", "b"])) == {*both[1:], *swapped[1:]}
+    assert ledger.in_sight_of(["c"]) == []
+    assert [ledger.tags_of(block) for block in (both[0], both[1], both[-1], b"?")] == [
+        frozenset(),
+        {"a"},
+        {"a", "b"},
+        frozenset(),
+    ]
+    assert ledger.describe(both[1]) == ("a", "salt")
+    assert ledger.describe(both[-1]) == ("", "salt")
+    # what is gone from the middle of a path leaves its tag with what lies behind it
+    for name in ("both", "swapped", "without"):
+        ledger.finish(name)
+    cache.remove(ledger, both[1:3])
+    ledger.take_events()
+    assert set(both[3:]) <= set(ledger.in_sight_of(["a"]))

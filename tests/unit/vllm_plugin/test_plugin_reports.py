@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from mygo.errors import ConfigError
-from mygo.types import ResidencyEvent, SegmentKey, WorkerId, WorkerLoad, WorkerReport
+from mygo.errors import ConfigError, Unavailable
+from mygo.types import ResidencyEvent, SegmentKey, Tier, WorkerId, WorkerLoad, WorkerReport
+from mygo.vllm_plugin import receiver as receiver_module
 from mygo.vllm_plugin import reporter as reporter_module
 from mygo.vllm_plugin.receiver import ReportReceiver
 from mygo.vllm_plugin.reporter import Reporter
 from mygo.vllm_plugin.residency import ResidencyLog
 from mygo.vllm_plugin.tiers.counters import TierCounters
-from mygo.vllm_plugin.wire import HEADER, MAX_FRAME_BYTES, Hello
+from mygo.vllm_plugin.tiers.view import CacheView
+from mygo.vllm_plugin.wire import HEADER, MAX_FRAME_BYTES, Done, Hello, Look, Purge
 
 WORKER = WorkerId("w")
 
@@ -223,3 +225,84 @@ def test_log_tells_all_that_is_held_when_the_listener_fell_far_behind() -> None:
         log.record([_event(name, 64), _event(name, 0)])
     assert log.take() == ((_event(-1 % 2**64, 64),), True)
     assert log.take() == ((), False)
+
+
+def test_commands_are_answered_after_the_news_that_they_make(tmp_path: Path) -> None:
+    async def test() -> None:
+        reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
+        reporter.start()
+        woken = 0
+
+        async def engine() -> None:
+            """A sleeping engine looks at its commands when it is woken, perhaps before they are there."""
+            nonlocal woken
+            woken += 1
+            for command in reporter.take_commands():
+                match command:
+                    case Purge():
+                        reporter.publish([_event(1, 0)], WorkerLoad())
+                        told.append(command.tags)
+                        reporter.answer(Done(command.number))
+                    case Look():
+                        view = CacheView((), command.top, {Tier.HOST: 1}, {Tier.HOST: 2})
+                        reporter.answer(Done(command.number, view))
+
+        told: list[tuple[str, ...]] = []
+        async with _receiver(tmp_path / "s") as receiver:
+            reporter.publish([_event(1, 64)], WorkerLoad())
+            view = _View()
+            await view.until(receiver, {1})
+            await receiver.purge(("a", "b"), engine)
+            assert told == [("a", "b")] and woken
+            await asyncio.wait_for(view.until(receiver, set()), 1.0)
+            looked, _ = await asyncio.gather(receiver.look(7, engine), receiver.purge((), engine))
+            assert (looked.total_nodes, looked.held_tokens) == (7, {Tier.HOST: 1})
+            assert not receiver._asked
+        reporter.close()
+
+    _run(test())
+
+
+def test_command_fails_when_the_engine_is_away_or_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleep_on() -> None:
+        pass
+
+    async def test() -> None:
+        async with _receiver(tmp_path / "s") as receiver:
+            with pytest.raises(Unavailable, match="not connected"):
+                await receiver.purge((), sleep_on)
+            reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
+            reporter.start()
+            await receiver.snapshot()
+            monkeypatch.setattr(receiver_module, "ANSWER_S", 0.2)
+            with pytest.raises(Unavailable, match="did not answer"):
+                await receiver.purge((), sleep_on)
+            monkeypatch.setattr(receiver_module, "ANSWER_S", 20.0)
+            asked = asyncio.create_task(receiver.purge((), sleep_on))
+            await asyncio.sleep(0.05)
+            reporter.close()
+            with pytest.raises(Unavailable, match="closed"):
+                await asked
+
+    _run(test())
+
+
+def test_reporter_connects_anew_when_it_is_sent_rubbish(tmp_path: Path) -> None:
+    async def test() -> None:
+        reporter = Reporter(str(tmp_path / "s"), _hello(), TierCounters)
+        reporter.start()
+        async with _receiver(tmp_path / "s") as receiver:
+            view = _View()
+            view.apply(await receiver.snapshot())
+            assert receiver._connection is not None
+            lost = receiver._connection
+            lost.write(HEADER.pack(4) + b"junk")
+            while receiver._connection in (lost, None):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            reporter.publish([_event(1, 64)], WorkerLoad())
+            await view.until(receiver, {1})
+        reporter.close()
+
+    _run(test())
