@@ -1,0 +1,1 @@
+"""Tiers against vLLM's own offloading, emulated: ``python -m benchmarks.tiers``."""
