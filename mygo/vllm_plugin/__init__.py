@@ -5,11 +5,12 @@ vLLM loads ``connector.MygoConnector`` as a KV connector (``--kv-transfer-config
 
 - gives blocks of a narrower sharing domain their own identity (``identity``),
 - holds a request while another computes the same blocks (``siblings``),
-- keeps the ledger of what the device cache really holds, by segment (``ledger``),
-- and tells its worker process about it over a Unix socket (``reporter`` -> ``receiver``).
+- keeps the ledger of what the tiers really hold, by segment (``ledger``),
+- decides what lies on the device, in host memory and on disk (``tiers``, ``disk``),
+- lets go of deleted passages (``retirement``),
+- and tells its worker process about it, and takes commands, over a Unix socket (``reporter`` -> ``receiver``).
 
-It loads and stores no KV, so on the engine's worker side it does nothing at all. Every vLLM
-attribute that is used is pinned by ``tests/unit/vllm_plugin/test_plugin_contract.py``;
+On the worker's side it moves KV between tiers, if there are any but the device. Every vLLM attribute that is used is pinned by ``tests/unit/vllm_plugin/test_plugin_contract.py``;
 ``versions`` refuses a vLLM that these tests did not see.
 
 ``settings``, ``versions``, ``receiver`` and ``ledger`` import without vLLM.

@@ -65,6 +65,28 @@ def test_request_hashes_appended_blocks_on_the_last_hash_when_it_is_extended() -
     )
 
 
+def test_vllm_has_what_purges_and_accounts_use_when_it_is_the_tested_one() -> None:
+    from vllm.outputs import RequestOutput
+    from vllm.v1.core.block_pool import BlockPool
+    from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
+
+    assert _parameters(BlockPool.evict_blocks) == ["self", "block_ids"]
+    assert _parameters(FreeKVCacheBlockQueue.remove) == ["self", "block"]
+    assert _parameters(FreeKVCacheBlockQueue.prepend_n) == ["self", "blocks"]
+    assert _parameters(CPUOffloadingManager._free_chunk) == ["self", "chunk"]
+    source = inspect.getsource(CPUOffloadingManager)
+    assert "self._num_evictable_cache_chunks" in source and "self.events.append" in source
+    # an idle engine that is called looks whether its connector has work
+    assert inspect.iscoroutinefunction(AsyncLLM.is_sleeping)
+    assert "self.scheduler.has_requests()" in inspect.getsource(EngineCoreProc.has_work)
+    assert "self.connector.has_pending_push_work()" in inspect.getsource(Scheduler.has_requests)
+    assert "kv_transfer_params" in _parameters(RequestOutput.__init__)
+
+
 def test_check_accepts_the_installed_vllm_when_it_is_the_tested_one() -> None:
     versions.check()
 
@@ -122,6 +144,12 @@ def test_parse_returns_none_when_a_stock_client_sends_other_parameters() -> None
     assert spans.parse({"do_remote_prefill": True}, 5) is None
 
 
+def test_parse_reads_tags_where_there_are_any() -> None:
+    found = spans.parse({"mygo": {"spans": [[KEY, 2, "s"], [KEY, 4, "s", ""], [KEY, 5, "s", "f" * 32]]}}, 5)
+    assert found is not None
+    assert [span.tag for span in found.spans] == ["", "", "f" * 32]
+
+
 @pytest.mark.parametrize(
     "mygo",
     [
@@ -133,6 +161,8 @@ def test_parse_returns_none_when_a_stock_client_sends_other_parameters() -> None
         {"spans": [["short", 5, "s"]]},
         {"spans": [[KEY, "5", "s"]]},
         {"spans": [[KEY, 5]]},
+        {"spans": [[KEY, 5, "s", "short"]]},
+        {"spans": [[KEY, 5, "s", KEY, "more"]]},
         {"spans": [[KEY, 5, "s"]], "answer_domain": 3},
     ],
 )
