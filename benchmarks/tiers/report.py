@@ -62,8 +62,8 @@ def markdown(
         f"{setting.host_share:.0%}, disk {setting.disk_share:.0%}; answers scaled by "
         f"{setting.output_scale:g}. Prompts and documents' order are the same for all. Loads are shares of "
         f"what a closed loop of {CLIENTS} clients gets through vLLM's native offloading (LRU). The promise "
-        f"is {SLO_FACTOR} times the mean TTFT of prompts that are computed alone; goodput counts requests that "
-        "keep it. Intervals (95 %) resample seeds.",
+        f"is {SLO_FACTOR} times the mean TTFT of prompts that are computed alone; goodput counts requests "
+        "that keep it. Intervals (95 %) resample seeds.",
         "\n".join(f"![]({name})" for name in pictures),
         "\n".join(f"- `{system.name}`: {system.meaning}" for system in (*SYSTEMS, *ABLATIONS)),
         "## Targets",
