@@ -8,9 +8,10 @@ vLLM loads ``connector.MygoConnector`` as a KV connector (``--kv-transfer-config
 - keeps the ledger of what the tiers really hold, by segment (``ledger``),
 - decides what lies on the device, in host memory and on disk (``tiers``, ``disk``),
 - lets go of deleted passages (``retirement``),
-- and tells its worker process about it, and takes commands, over a Unix socket (``reporter`` -> ``receiver``).
+- tells its worker process about it, and takes commands, over a Unix socket (``reporter``, ``receiver``).
 
-On the worker's side it moves KV between tiers, if there are any but the device. Every vLLM attribute that is used is pinned by ``tests/unit/vllm_plugin/test_plugin_contract.py``;
+On the worker's side it moves KV between tiers, if there are any but the device. Every vLLM attribute that is
+used is pinned by ``tests/unit/vllm_plugin/test_plugin_contract.py``;
 ``versions`` refuses a vLLM that these tests did not see.
 
 ``settings``, ``versions``, ``receiver`` and ``ledger`` import without vLLM.
