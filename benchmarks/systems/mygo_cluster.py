@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from benchmarks.systems.streams import events, http_client
 from benchmarks.systems.system import Counters, Query, Reply, Settings
 from mygo.types import Prompt, SegmentKind
 
+DISK_PER_HOST = 5
+
 
 @dataclass(frozen=True)
 class MygoSystem:
@@ -21,6 +24,8 @@ class MygoSystem:
     summary: str
     workers: int = 1
     host_tier: bool = False
+    disk_tier: bool = False
+    """Five times the host tier, as in the tiers' study; needs one."""
     document_order: str = "retrieval"
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of the configuration."""
@@ -41,7 +46,7 @@ class MygoSystem:
             "cluster": {"cache_dir": str(settings.cache_dir)},
             "http": {"api_keys": {_key(tenant): tenant for tenant in settings.tenants}},
             "model": settings.model.model_dump(mode="json"),
-            "cache": {"host_bytes": settings.host_kv_bytes if self.host_tier else 0},
+            "cache": self._cache(folder, settings),
             "workers": {"replicas": self.workers, "cores": list(settings.worker_cores(self.workers))},
             # documents come with the requests: nothing is searched here
             "retrieval": {"shards": 1, "max_top_k": 1000},
@@ -49,6 +54,23 @@ class MygoSystem:
         for section, values in self.overrides.items():
             sections.setdefault(section, {}).update(values)
         return MygoServer(start_cluster(folder, **sections), settings.model.name, self.document_order)
+
+    def _cache(self, folder: Path, settings: Settings) -> dict[str, Any]:
+        if not self.host_tier:
+            return {"host_bytes": 0}
+        cache: dict[str, Any] = {"host_bytes": settings.host_kv_bytes}
+        if self.disk_tier:
+            cache |= {
+                "disk_path": str(folder.absolute() / "kv"),
+                "disk_bytes": DISK_PER_HOST * settings.host_kv_bytes,
+            }
+        if settings.throttle is not None:
+            kv_bytes = settings.kv_bytes_per_token
+            cache |= {
+                "host_load_s_per_byte": settings.throttle.host_s_per_token / kv_bytes,
+                "disk_read_s_per_byte": settings.throttle.disk_s_per_token / kv_bytes,
+            }
+        return cache
 
 
 class MygoServer:
@@ -61,6 +83,8 @@ class MygoServer:
         self._model = model
         self._order = document_order
         self._client = http_client()
+        self._cached_tokens: Counter[str] = Counter()
+        """By tier, as the replies said."""
 
     @property
     def root_pids(self) -> tuple[int, ...]:
@@ -90,6 +114,7 @@ class MygoServer:
             if account := event.get("mygo"):
                 usage = account["usage"]
                 reply.cached_tokens = sum(usage["cached_tokens"].values())
+                self._cached_tokens.update(usage["cached_tokens"])
                 reply.queue_s, reply.prefill_s = usage["queue_s"], usage["prefill_s"]
                 reply.worker = account["worker"]
         same = is_same if self._order == "retrieval" else is_same_but_for_order
@@ -100,7 +125,7 @@ class MygoServer:
         return reply
 
     async def counters(self) -> Counters:
-        return Counters()
+        return Counters(dict(self._cached_tokens))
 
     def stop(self) -> None:
         stop_cluster(self._cluster)

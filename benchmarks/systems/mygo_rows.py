@@ -13,6 +13,17 @@ MYGO_ORDER_CACHE = MygoSystem(
     summary="MyGO, one worker, document_order cache: down the cached tree first, so other prompts",
     document_order="cache",
 )
+MYGO_HOST = MygoSystem("mygo-host", "MyGO, one worker with a host tier", host_tier=True)
+MYGO_TIERS = MygoSystem(
+    "mygo-tiers", "MyGO, one worker with host and disk tiers", host_tier=True, disk_tier=True
+)
+MYGO_TIERS_LRU = MygoSystem(
+    "mygo-tiers-lru",
+    "MyGO, one worker with host and disk tiers that evict by LRU",
+    host_tier=True,
+    disk_tier=True,
+    overrides={"cache": {"policy": "lru"}},
+)
 _TWO = "MyGO, two workers of one core each"
 _ROUTERS = (
     ("mygo-2-workers", "predicted_seconds", "its own router, predicted seconds"),
@@ -24,6 +35,9 @@ _ROUTERS = (
 ROWS = (
     MYGO,
     MYGO_ORDER_CACHE,
+    MYGO_HOST,
+    MYGO_TIERS,
+    MYGO_TIERS_LRU,
     *(
         MygoSystem(name, f"{_TWO}: {meaning}", workers=2, overrides={"routing": {"policy": policy}})
         for name, policy, meaning in _ROUTERS

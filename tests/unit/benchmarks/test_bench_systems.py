@@ -1,11 +1,15 @@
 """The registry, the check of prompts, and reading a server's counters; no server is started."""
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks.systems import BASELINE, SYSTEMS, choose
+from benchmarks.systems import BASELINE, SYSTEMS, choose, mygo_cluster
 from benchmarks.systems.mygo_cluster import is_same, is_same_but_for_order
+from benchmarks.systems.system import Settings, Throttle
 from benchmarks.systems.throttle import GPUS, ratios
 from benchmarks.systems.vllm_server import samples
+from mygo.config import CacheConfig, ModelConfig
 from mygo.errors import ConfigError
 from mygo.types import PUBLIC, Prompt, Segment, SegmentKey, SegmentKind
 
@@ -19,6 +23,21 @@ def prompt(*documents: tuple[int, ...]) -> Prompt:
 def test_every_system_is_registered_under_its_name() -> None:
     assert BASELINE in SYSTEMS
     assert all(system.name == name and system.summary for name, system in SYSTEMS.items())
+
+
+def test_mygo_rows_with_tiers_configure_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: dict[str, dict[str, object]] = {}
+    monkeypatch.setattr(mygo_cluster, "start_cluster", lambda folder, **sections: started.update(sections))
+    settings = Settings(
+        ModelConfig(), tmp_path, tmp_path, (1,), 1_000_000, 1000, ("a",), Throttle("h100", 1e-4, 1e-3)
+    )
+    SYSTEMS["mygo-tiers-lru"].start(tmp_path, settings)
+    cache = CacheConfig.model_validate(started["cache"])
+    assert (cache.host_bytes, cache.disk_bytes, cache.policy) == (1_000_000, 5_000_000, "lru")
+    assert cache.disk_path == tmp_path / "kv"
+    assert (cache.host_load_s_per_byte, cache.disk_read_s_per_byte) == pytest.approx((1e-7, 1e-6))
+    SYSTEMS["mygo"].start(tmp_path, settings)
+    assert CacheConfig.model_validate(started["cache"]).host_bytes == 0
 
 
 def test_system_is_refused_with_its_nearest_name_when_unknown() -> None:
