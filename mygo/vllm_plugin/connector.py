@@ -248,8 +248,9 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return True
 
     def shutdown(self) -> None:
-        if self._mover is not None:
-            self._mover.shutdown()
+        if self._role == KVConnectorRole.WORKER:
+            if self._mover is not None:
+                self._mover.shutdown()
             return
         if self._reporter is not None:
             self._reporter.close()
