@@ -87,6 +87,11 @@ class DiskStore:
         return self._may_read.is_off or self._may_write.is_off
 
     @property
+    def is_purging(self) -> bool:
+        """What must go of what was found is not known yet: ``poll`` until it is."""
+        return self._lineage.is_purging and not self.is_off
+
+    @property
     def held_bytes(self) -> int:
         """Of all files, those included that are being written or deleted."""
         return len(self._catalog) * self._files.file_bytes
@@ -169,9 +174,7 @@ class DiskStore:
 
     def purge_tagged(self, tags: Iterable[bytes]) -> None:
         """Delete what earlier processes left of passages with these tags. From now on none of it is read.
-
-        Chunks that were used since the start are the caller's to ``purge`` by their keys.
-        """
+        Chunks that were used since the start are the caller's to ``purge`` by their keys."""
         self._lineage.purge(tags)
         self._purge_found()
 
@@ -183,8 +186,7 @@ class DiskStore:
         if self._scanning or lineage.reading or not lineage.is_purging:
             return
         found = self._catalog.idle()
-        unknown = lineage.unknown(found)
-        if unknown:
+        if unknown := lineage.unknown(found):
             lineage.reading = True
             task = ReadTags(unknown)
             self._submit(Lane.PURGE, task, partial(task.run, self._files))

@@ -108,7 +108,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self._kept_out: set[str] = set()
         """Requests of which nothing is stored."""
         self._purges = False
-        """Some chunks must go that were in use when last looked."""
+        """Something had yet to go when last looked."""
         self._layerwise_jobs: set[int] = set()
         """Loads that this step's own computation reads."""
 
@@ -289,8 +289,15 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self._free(gone)
         self._purges = self._host.has_doomed
         store = self._disk.store if self._disk is not None else None
-        if store is not None and gone:
-            store.purge(key for key, _ in gone)  # they may have been on their way there
+        if store is not None:
+            if gone:
+                store.purge(key for key, _ in gone)  # they may have been on their way there
+            self._purges = self._purges or store.is_purging
+
+    @property
+    def is_purging(self) -> bool:
+        """Something is yet to go, which further steps must look after."""
+        return self._purges
 
     def tag_with(self, tags_of: Callable[[bytes], Collection[str]]) -> None:
         """See ``Tiers.tag_with``."""

@@ -298,8 +298,9 @@ class Tiers:
 
     @property
     def busy(self) -> bool:
-        """Copies are under way that must be heard of even if nobody computes."""
-        return self._offload is not None and bool(self._offload.has_pending_push_work())
+        """Copies or purges are under way that must be heard of even if nobody computes."""
+        offload = self._offload
+        return offload is not None and (bool(offload.has_pending_push_work()) or offload.is_purging)
 
     def tier_of(self, block: bytes) -> Tier | None:
         """The fastest tier besides the device that holds the block, ready to be read."""
