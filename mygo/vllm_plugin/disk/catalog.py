@@ -130,17 +130,17 @@ class Catalog:
 
     def touch(self, key: ChunkKey, now_s: float, stamp_interval_s: float) -> bool:
         """A chunk was used, if it is here; returns True if that should be recorded on disk too."""
-        states: dict[ChunkKey, float] = self._known
         if key in self._known:
             self._order.touch(key)
         elif key in self._idle:
-            self._idle.move_to_end(key)
-            states = self._idle
+            self._known[key] = self._idle.pop(key)
+            self._order.put(key)
+            self._order.unlock(key)
         else:
             return False
-        if now_s - states[key] <= stamp_interval_s:
+        if now_s - self._known[key] <= stamp_interval_s:
             return False
-        states[key] = now_s
+        self._known[key] = now_s
         return True
 
     # -- writing
