@@ -204,15 +204,16 @@ class KnowledgeTree:
 
     def hold(self, node: Node, tier: Tier, tokens: int) -> None:
         """For shelves: ``tier`` holds ``tokens`` more of the node (fewer, if negative)."""
-        held_all = node.holds_all(tier)
-        held = node.held.get(tier, 0) + tokens
+        before = node.held.get(tier, 0)
+        held = before + tokens
         if held:
             node.held[tier] = held
-            self._ghosts.pop(node, None)
+            if not before:
+                self._ghosts.pop(node, None)
         else:
             del node.held[tier]
             self._retire(node)
-        if held_all != (held == node.tokens):
+        if (before == node.tokens) != (held == node.tokens):
             for holder in self._holders:
                 if holder.tier != tier:
                     holder.held_elsewhere(node, tier)

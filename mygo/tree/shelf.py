@@ -90,7 +90,7 @@ class Shelf:
         self._users[block] = 1
         place = self.tree.place(block)
         if place is not None:
-            self._hold(block, place)
+            self._hold(place, in_use=True)
 
     def lock(self, block: Block) -> None:
         """One more user of a held block: it cannot leave. Blocks that are not held are ignored."""
@@ -137,30 +137,30 @@ class Shelf:
         if self._strangers:
             strangers.extend(islice((each for each in self._strangers if each not in protected), blocks))
         wanted = blocks - len(strangers)
-        gone: list[tuple[Block, Node]] = []
+        gone: list[tuple[Node, list[Block], int]] = []
         spared: list[Node] = []
-        while len(gone) < wanted:
+        while wanted > 0:
             node = self._exits.first()
             if node is None:
                 break
-            block = self._last_block(node)
-            if block in protected:
+            taken, tokens = self._take(node, wanted, protected)
+            if taken:
+                gone.append((node, taken, tokens))
+                wanted -= len(taken)
+            else:
                 self._stand(node, Standing.STAYS)
                 spared.append(node)
-            else:
-                self._take(block, node)
-                gone.append((block, node))
-        if len(gone) < wanted:
-            for block, node in reversed(gone):
-                self._put_back(block, node)
+        if wanted:
+            for node, taken, tokens in reversed(gone):
+                self._put_back(node, taken, tokens)
         for node in spared:
             self._settle(node)
-        if len(gone) < wanted:
+        if wanted:
             return None
         for block in strangers:
             del self._strangers[block], self._users[block]
         self._let_go(gone)
-        return [*strangers, *(block for block, _ in gone)]
+        return [*strangers, *(block for _, taken, _ in gone for block in taken)]
 
     # --- what the tree tells (mygo.tree.node.Holder) ------------------------------------------------
 
@@ -170,7 +170,7 @@ class Shelf:
                 self._strangers.pop(block, None)
                 place = self.tree.place(block)
                 assert place is not None
-                self._hold(block, place)
+                self._hold(place, in_use=self._users[block] > 0)
         if node in self._holdings:
             self._settle(node)
 
@@ -245,22 +245,25 @@ class Shelf:
     def _last_block(self, node: Node) -> Block:
         return node.blocks[self._holdings[node].last - node.first_block]
 
-    def _hold(self, block: Block, place: Place) -> None:
+    def _hold(self, place: Place, *, in_use: bool) -> None:
         node, depth, tokens = place
-        whole = self._whole(node)
         holding = self._holdings.get(node)
         if holding is None:
             below = sum(child in self._holdings for child in node.children.values())
             holding = self._holdings[node] = Holding(children=below, lost=self._cut_off(node))
             self.policy.insert(node)
             self._child_came(node)
+        is_last = depth > holding.last
         holding.blocks += 1
         holding.last = max(holding.last, depth)
         self._count(node, tokens)
         self.tree.hold(node, self.tier, tokens)
-        if self._whole(node) != whole:
+        if node.holds_all(self.tier) and not self._mirrored(node):
             self._reach_below(node)
-        self._settle(node)
+        if is_last and in_use:
+            self._stand(node, Standing.STAYS)
+        else:
+            self._settle(node)
 
     def _release(self, place: Place) -> None:
         node, depth, tokens = place
@@ -281,41 +284,51 @@ class Shelf:
         if self._whole(node) != whole:
             self._reach_below(node)
 
-    def _take(self, block: Block, node: Node) -> None:
-        """The first half of an eviction: the block is out of the way, and nobody else knows yet."""
-        place = self.tree.place(block)
-        assert place is not None
+    def _take(self, node: Node, most: int, protected: Collection[Block]) -> tuple[list[Block], int]:
+        """The first half of an eviction: the node's last blocks, at most ``most``, and their tokens are out
+        of the way, and nobody else knows yet. None if the last one is protected."""
         holding = self._holdings[node]
-        del self._users[block]
-        holding.blocks -= 1
-        self._count(node, -place.tokens)
-        if holding.blocks:
-            self._find_last(node, holding)
-            self._settle(node)
-        else:
-            self._stand(node, Standing.STAYS)
-            self._child_left(node)
+        if holding.standing is Standing.LOST:
+            most = 1  # what lies before a hole need not be lost
+        users, blocks, at = self._users, node.blocks, holding.last - node.first_block
+        taken: list[Block] = []
+        while len(taken) < most and not users[blocks[at]] and blocks[at] not in protected:
+            taken.append(blocks[at])
+            del users[blocks[at]]
+            if len(taken) == holding.blocks:
+                break
+            while blocks[at] not in users:
+                at -= 1
+        tokens = sum(place.tokens for place in map(self.tree.place, taken) if place is not None)
+        if taken:
+            holding.blocks -= len(taken)
+            holding.last = at + node.first_block
+            self._count(node, -tokens)
+            if holding.blocks:
+                self._settle(node)
+            else:
+                self._stand(node, Standing.STAYS)
+                self._child_left(node)
+        return taken, tokens
 
-    def _put_back(self, block: Block, node: Node) -> None:
+    def _put_back(self, node: Node, blocks: list[Block], tokens: int) -> None:
         """Undo ``_take``."""
-        place = self.tree.place(block)
+        place = self.tree.place(blocks[0])
         assert place is not None
         holding = self._holdings[node]
-        self._users[block] = 0
-        holding.blocks += 1
+        self._users.update(dict.fromkeys(blocks, 0))
+        holding.blocks += len(blocks)
         holding.last = place.depth
-        self._count(node, place.tokens)
-        if holding.blocks == 1:
+        self._count(node, tokens)
+        if holding.blocks == len(blocks):
             self._child_came(node)
         self._settle(node)
 
-    def _let_go(self, gone: Iterable[tuple[Block, Node]]) -> None:
+    def _let_go(self, gone: Iterable[tuple[Node, list[Block], int]]) -> None:
         """The second half of an eviction."""
         tokens: dict[Node, int] = {}
-        for block, node in gone:
-            place = self.tree.place(block)
-            assert place is not None
-            tokens[node] = tokens.get(node, 0) + place.tokens
+        for node, _, taken_tokens in gone:
+            tokens[node] = tokens.get(node, 0) + taken_tokens
         for node, evicted_tokens in tokens.items():
             whole = self._whole(node)
             self.policy.evicted(node)
