@@ -64,6 +64,8 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         super().__init__(vllm_config, role, kv_cache_config)
         self._settings = PluginSettings.parse(self._kv_transfer_config.kv_connector_extra_config)
         self._requests: dict[str, Request] = {}
+        self._prefilling: dict[str, Request] = {}
+        """Those that wait, or have prompt tokens left to be computed."""
         self._maps: dict[str, SegmentMap] = {}
         self._uncomputed_tokens: dict[str, int] = {}
         """Of waiting requests: prompt tokens that nobody holds or is computing, when last looked."""
@@ -86,6 +88,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._cache = DeviceCache(kv_cache_manager, self._kv_cache_config)
         self._siblings = SiblingHold(self._cache)
         self._tiers = self._make_tiers(kv_cache_manager)
+        self._cache.when_cleared(self._tiers.cleared)
         self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)
         self._tiers.tag_with(self._ledger.tags_of)
         self._retirement = Retirement(self._ledger, self._cache, self._tiers, time.monotonic)
@@ -153,7 +156,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         ends = [span.end_tokens for span in segments.spans] if segments is not None else []
         device_tokens = self._tiers.begin(request, ends)
         if self._reporter is not None:
-            self._requests[request.request_id] = request
+            self._requests[request.request_id] = self._prefilling[request.request_id] = request
             self._uncomputed_tokens[request.request_id] = request.num_prompt_tokens - device_tokens
             if segments is not None:
                 # behind what is shared, blocks are not those that the segments' keys promise
@@ -187,6 +190,9 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         self._siblings.stepped(scheduler_output.num_scheduled_tokens)
+        for request_id in scheduler_output.preempted_req_ids or ():
+            if request_id in self._requests:
+                self._prefilling[request_id] = self._requests[request_id]
         return self._tiers.plan_step(scheduler_output)
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
@@ -233,6 +239,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         told: dict[str, Any] | None = None
         if self._requests.pop(request_id, None) is not None:
             del self._uncomputed_tokens[request_id]
+            self._prefilling.pop(request_id, None)
             segments = self._maps.pop(request_id, None)
             if segments is not None:
                 self._register_answer(request, segments)
@@ -266,7 +273,6 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._ledger.extend(request.request_id, key, end_tokens, self._cache.hashes(request))
 
     def _cleared(self) -> None:
-        self._tiers.cleared()
         self._ledger.observe_all()
         self._report()
 
@@ -275,17 +281,19 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._reporter.publish(self._ledger.take_events(), self._load())
 
     def _load(self) -> WorkerLoad:
-        waiting = running = queued_tokens = 0
-        for request_id, request in self._requests.items():
-            if request.status == RequestStatus.RUNNING:
-                running += 1
-                queued_tokens += max(0, request.num_prompt_tokens - request.num_computed_tokens)
-            else:
+        waiting = queued_tokens = 0
+        for request_id, request in list(self._prefilling.items()):
+            left_tokens = request.num_prompt_tokens - request.num_computed_tokens
+            if request.status != RequestStatus.RUNNING:
                 waiting += 1
                 queued_tokens += self._uncomputed_tokens[request_id]
+            elif left_tokens > 0:
+                queued_tokens += left_tokens
+            else:
+                del self._prefilling[request_id]
         return WorkerLoad(
             waiting,
-            running,
+            len(self._requests) - waiting,
             queued_tokens,
             self._cache.free_tokens,
             host_tokens_per_s=self._tiers.tokens_per_s(Tier.HOST),

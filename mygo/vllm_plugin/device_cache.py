@@ -99,15 +99,26 @@ class DeviceCache:
                 else:
                     self._pool.evict_blocks({block.block_id})
 
+    def when_cleared(self, cleared: Callable[[], None]) -> None:
+        """Call ``cleared`` as soon as the cache was emptied, which happens between steps."""
+        reset_prefix_cache = self._manager.reset_prefix_cache
+
+        def reset_and_tell() -> bool:
+            done: bool = reset_prefix_cache()
+            if done:
+                cleared()
+            return done
+
+        self._manager.reset_prefix_cache = reset_and_tell
+
     def tee(self, changed: Callable[[list[Hashable]], None], cleared: Callable[[], None]) -> None:
         """Call ``changed`` with the names of blocks that were stored or removed, at the end of each
-        engine step, and ``cleared`` when the cache was cleared, which happens between steps too.
+        engine step, and ``cleared`` when the cache was emptied, which happens between steps too.
 
         The events are read where the scheduler takes them from the manager, so none is lost and
         vLLM's own publisher still gets them all.
         """
         take_events = self._manager.take_events
-        reset_prefix_cache = self._manager.reset_prefix_cache
 
         def take_and_tell() -> list[Any]:
             events: list[Any] = take_events()
@@ -123,12 +134,6 @@ class DeviceCache:
                 changed(names)
             return events
 
-        def reset_and_tell() -> bool:
-            # An idle engine takes no events until its next step; a reset must be told before that.
-            done: bool = reset_prefix_cache()
-            if done:
-                cleared()
-            return done
-
         self._manager.take_events = take_and_tell
-        self._manager.reset_prefix_cache = reset_and_tell
+        # An idle engine takes no events until its next step; a reset must be told before that.
+        self.when_cleared(cleared)

@@ -8,7 +8,7 @@ running; a leader that ends, is preempted or is passed over by the scheduler hol
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 
 from vllm.v1.request import Request, RequestStatus
 
@@ -39,10 +39,12 @@ class SiblingHold:
         self._leaders.pop(request_id, None)
         self._passed_over.pop(request_id, None)
 
-    def stepped(self, scheduled: Container[str]) -> None:
-        """A scheduling pass ended; ``scheduled`` are the ids of the requests that it serves."""
+    def stepped(self, scheduled: Mapping[str, int]) -> None:
+        """A scheduling pass ended; ``scheduled``: tokens by the ids of the requests that it serves, which do
+        not count as computed yet."""
         for request_id, leader in list(self._leaders.items()):
-            prefilling = leader.num_computed_tokens < leader.num_tokens
+            computed_tokens = leader.num_computed_tokens + scheduled.get(request_id, 0)
+            prefilling = computed_tokens < leader.num_tokens
             if leader.status != RequestStatus.RUNNING or not prefilling:
                 self.finished(request_id)
             elif request_id in scheduled:

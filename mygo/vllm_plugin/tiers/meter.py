@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.request import Request
 
 from mygo.tree.cost import Step, StepCost, token_pairs
 
@@ -26,11 +25,9 @@ class StepMeter:
         self._open: deque[tuple[float, Step | None]] = deque()
         self._ended_s = clock()
 
-    def scheduled(
-        self, output: SchedulerOutput, requests: Mapping[str, Request], *, measurable: bool
-    ) -> None:
+    def scheduled(self, output: SchedulerOutput, *, measurable: bool) -> None:
         """A step begins. One that also waits for copies is not ``measurable``."""
-        self._open.append((self._clock(), self._step(output, requests) if measurable else None))
+        self._open.append((self._clock(), _step(output) if measurable else None))
 
     def ended(self) -> None:
         """The oldest open step has ended."""
@@ -43,19 +40,27 @@ class StepMeter:
         if step is not None and (step.new_tokens or step.sequences) and 0 < seconds < LONGEST_STEP_S:
             self._cost.observe(step, seconds)
 
-    @staticmethod
-    def _step(output: SchedulerOutput, requests: Mapping[str, Request]) -> Step:
-        new_tokens = sequences = context_tokens = 0
-        pairs = 0.0
-        for request_id, tokens in output.num_scheduled_tokens.items():
-            request = requests.get(request_id)
-            if request is None:
-                continue
-            before = request.num_computed_tokens
-            if tokens == 1 and before >= request.num_prompt_tokens:
-                sequences += 1
-                context_tokens += before
-            else:
+
+def _step(output: SchedulerOutput) -> Step:
+    """What a step computes. A single token costs what decoding one does, even if it is the last of a prompt.
+
+    There may be hundreds of running requests, nearly all of which decode: those are only added up.
+    """
+    running = output.scheduled_cached_reqs
+    tokens_by_id = output.num_scheduled_tokens
+    sequences = len(tokens_by_id)
+    context_tokens = sum(running.num_computed_tokens)
+    context_tokens += sum(new.num_computed_tokens for new in output.scheduled_new_reqs)
+    new_tokens = 0
+    pairs = 0.0
+    if output.total_num_scheduled_tokens > sequences:
+        before_by_id = dict(zip(running.req_ids, running.num_computed_tokens, strict=True))
+        before_by_id |= {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+        for request_id, tokens in tokens_by_id.items():
+            if tokens > 1:
+                before = before_by_id[request_id]
+                sequences -= 1
+                context_tokens -= before
                 new_tokens += tokens
                 pairs += token_pairs(before, tokens)
-        return Step(new_tokens, pairs, sequences, context_tokens)
+    return Step(new_tokens, pairs, sequences, context_tokens)

@@ -32,6 +32,7 @@ from mygo.vllm_plugin.disk.records import Presence
 from mygo.vllm_plugin.disk.tier import DiskTier
 from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.tiers.disk_order import DiskOrder
+from mygo.vllm_plugin.tiers.growing import growing
 from mygo.vllm_plugin.tiers.host_policy import TreeCachePolicy
 from mygo.vllm_plugin.tiers.keeper import Keeper
 from mygo.vllm_plugin.tiers.links import Speed
@@ -54,6 +55,9 @@ NO_OFFER = Offer(0, LoadPlan(0, 0.0))
 # Until something was measured: a PCIe 4 link and a common NVMe drive.
 GUESSED_HOST_BYTES_PER_S = 20e9
 GUESSED_DISK_BYTES_PER_S = 2e9
+
+# A transfer takes vLLM's bookkeeping longer than the blocks in it: full blocks of an answer wait for so many.
+ANSWER_BLOCKS = 8
 
 
 class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
@@ -317,17 +321,22 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             primary.events.append(OffloadingEvent([key for key, _ in gone], primary.medium, removed=True))
 
     def _build_store_jobs(self, scheduler_output: SchedulerOutput) -> Any:
-        """vLLM stores nothing of a request that is loading: what this step computes goes with the next."""
-        loading = self._loading() | self._kept_out
-        if loading:
-            scheduler_output = copy(scheduler_output)
-            scheduler_output.num_scheduled_tokens = {
-                request_id: tokens
-                for request_id, tokens in scheduler_output.num_scheduled_tokens.items()
-                if request_id not in loading
-            }
-            scheduler_output.finished_req_ids = scheduler_output.finished_req_ids - loading
+        """vLLM stores nothing of a request that is loading: what this step computes goes with a later one."""
+        barred = self._loading() | self._kept_out
+        scheduler_output = copy(scheduler_output)
+        scheduler_output.num_scheduled_tokens = {
+            request_id: tokens
+            for request_id, tokens in scheduler_output.num_scheduled_tokens.items()
+            if request_id not in barred and self._worth_storing(request_id)
+        }
+        scheduler_output.finished_req_ids = scheduler_output.finished_req_ids - barred
         return super()._build_store_jobs(scheduler_output)
+
+    def _worth_storing(self, request_id: str) -> bool:
+        status = self._req_status[request_id]
+        group = status.group_states[self._group]
+        is_prompt = status.req.num_computed_tokens < status.req.num_prompt_tokens
+        return bool(is_prompt or len(group.block_ids) - group.next_stored_chunk_idx > ANSWER_BLOCKS)
 
     def request_finished(self, request: Request) -> tuple[bool, dict[str, Any] | None]:
         self._offers.pop(request.request_id, None)
@@ -337,11 +346,11 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> TierMetadata:
         if self._prefetch is not None:
             self._prefetch.step()
+        scheduler_output = growing(scheduler_output)
         if scheduler_output.preempted_req_ids:
             # vLLM waits for the stores of preempted requests and knows no loads of running ones. Those are
             # over when the step that reads them is, and so before the blocks are used again.
-            scheduler_output = copy(scheduler_output)
-            scheduler_output.preempted_req_ids -= self._loading()
+            scheduler_output.preempted_req_ids = scheduler_output.preempted_req_ids - self._loading()
         meta = super().build_connector_meta(scheduler_output)
         self._kept_out -= scheduler_output.finished_req_ids
         jobs, self._layerwise_jobs = self._layerwise_jobs, set()

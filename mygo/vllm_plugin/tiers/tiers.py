@@ -75,7 +75,7 @@ class Tiers:
         self._cache = cache
         self.cost = StepCost(vllm_config.scheduler_config.max_num_batched_tokens)
         self._meter = StepMeter(self.cost, clock)
-        self._requests: dict[str, Request] = {}
+        self._live: set[str] = set()
         self._matched_tokens: dict[str, int] = {}
         """Of waiting requests: tokens on the device when last looked."""
         self._accounts: dict[str, Account] = {}
@@ -131,7 +131,7 @@ class Tiers:
         Returns how many of its leading tokens the device holds now.
         """
         request_id = request.request_id
-        self._requests[request_id] = request
+        self._live.add(request_id)
         self.keeper.tree.begin(request_id, self._cache.hashes(request), segment_ends)
         device_tokens = self._cache.cached_tokens(request)
         self._held_at_arrival[request_id] = max(device_tokens, _held(self.keeper.tree.path(request_id)))
@@ -205,8 +205,9 @@ class Tiers:
     def finished(self, request: Request) -> Account | None:
         """The request is over, in whatever way. Its blocks are freed next. None: it was never admitted."""
         request_id = request.request_id
-        if self._requests.pop(request_id, None) is None:
+        if request_id not in self._live:
             return None
+        self._live.discard(request_id)
         self._matched_tokens.pop(request_id, None)
         self._held_at_arrival.pop(request_id, None)
         prompt_blocks = request.num_prompt_tokens // self._cache.block_tokens
@@ -222,10 +223,10 @@ class Tiers:
     def plan_step(self, output: SchedulerOutput) -> KVConnectorMetadata:
         """What the workers are to move in this step."""
         if self._offload is None:
-            self._meter.scheduled(output, self._requests, measurable=True)
+            self._meter.scheduled(output, measurable=True)
             return KVConnectorMetadata()
         meta = self._offload.build_connector_meta(output)
-        self._meter.scheduled(output, self._requests, measurable=not meta.layerwise_jobs)
+        self._meter.scheduled(output, measurable=not meta.layerwise_jobs)
         return meta
 
     def heard(self, output: KVConnectorOutput) -> None:

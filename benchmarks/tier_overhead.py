@@ -1,0 +1,355 @@
+"""What the tiers take of an engine's scheduler: microseconds per step, and per request.
+
+Two engines in this process are made of vLLM's real scheduler, block pool and offloading, and the plugin's
+real decisions; steps compute nothing, and copies and the drive take virtual time. One has host memory, a disk
+and the tree's policy on all tiers; the other has everything off. Both hold the same documents and serve the
+same requests in turn, a few steps at a time. ``hooks`` is the time inside the plugin's code, with vLLM's
+offloading where that is called from there; ``all`` is everything that vLLM's scheduler does.
+
+    python -m benchmarks.tier_overhead [--segments 10000] [--running 256] [--steps 400] [--requests 200]
+
+Exit status 1 if a bound is broken: --max-step-us at the median of a step that only decodes, and
+--max-request-us at the median of a request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mygo.emulation import profile as profiles
+from mygo.emulation.reports import InProcessReports
+from mygo.emulation.settings import EngineSettings
+from mygo.emulation.vllm_scheduler import VllmScheduler, settle_process
+from mygo.tree.keys import root_key, segment_key
+from mygo.types import PUBLIC, GenerateRequest, RequestId, Sampling, SegmentSpan, WorkerId
+from mygo.vllm_plugin.settings import TierSettings
+
+DOCUMENT_TOKENS = 128
+DOCUMENTS_PER_PROMPT = 6
+BLOCK_TOKENS = 16
+DEVICE_TOKENS = 512_000
+HOST_TOKENS = 1_024_000
+DISK_TOKENS = 4_096_000
+STEP_S = 0.02
+"""Virtual seconds of a step."""
+CATCH_UP_STEPS, CATCH_UP_S = 100, 1.0
+"""After prompts were computed: slow steps, until the drive has written what they left behind."""
+TURN_STEPS = 20
+"""Steps of one engine before it is the other's turn."""
+HOOKS = (
+    "on_new_request",
+    "get_num_new_matched_tokens",
+    "get_external_cache_hit_sources",
+    "update_state_after_alloc",
+    "build_connector_meta",
+    "update_connector_output",
+    "take_events",
+    "request_finished_all_groups",
+)
+QUEUE = ("popleft_n", "append_n", "prepend_n", "remove")
+"""Of the device's free blocks, which are vLLM's unless a policy of ours decides."""
+
+
+@dataclass
+class Sample:
+    """Seconds of one step, or of one request's share of several."""
+
+    step_s: float = 0.0
+    hooks_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def in_hooks_s(self) -> float:
+        return sum(self.hooks_s.values())
+
+
+class Stopwatch:
+    """Adds up the time inside wrapped functions; what they call of each other counts once."""
+
+    def __init__(self) -> None:
+        self.sample = Sample()
+        self._inside = False
+
+    def wrap(self, owner: Any, names: Sequence[str]) -> None:
+        for name in names:
+            setattr(owner, name, self._timed(name, getattr(owner, name)))
+
+    def wrap_step(self, owner: Any, names: Sequence[str]) -> None:
+        for name in names:
+            setattr(owner, name, self._timed_step(getattr(owner, name)))
+
+    def _timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return call(*args, **kwargs)
+            self._inside = True
+            began = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                seconds = time.perf_counter() - began
+                self._inside = False
+                self.sample.hooks_s[name] = self.sample.hooks_s.get(name, 0.0) + seconds
+
+        return timed
+
+    def _timed_step(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.sample.step_s += time.perf_counter() - began
+
+        return timed
+
+    @contextmanager
+    def measuring(self) -> Iterator[Sample]:
+        """Everything until the end of the block."""
+        self.sample = sample = Sample()
+        yield sample
+
+
+class Engine:
+    """An engine whose steps are timed."""
+
+    def __init__(self, tiers: TierSettings) -> None:
+        profile = profiles.load("llama-3-8b-h100")
+        settings = EngineSettings(
+            DEVICE_TOKENS, BLOCK_TOKENS, max_context_tokens=4_096, step_tokens=8_192, tiers=tiers
+        )
+        reports = InProcessReports(WorkerId("w"), "0")
+        self.scheduler = VllmScheduler(settings, profile, reports)
+        self.stopwatch = Stopwatch()
+        self.now_s = 0.0
+        self.decoding = 0
+        """Requests that decoded in the last step."""
+        vllm = self.scheduler._scheduler
+        self.tiers = vllm.connector._tiers
+        self.stopwatch.wrap(vllm.connector, HOOKS)
+        if tiers.device_policy != "vllm":
+            self.stopwatch.wrap(vllm.kv_cache_manager.block_pool.free_block_queue, QUEUE)
+        self.stopwatch.wrap_step(vllm, ("schedule", "update_from_output", "add_request"))
+
+    @property
+    def resident_segments(self) -> int:
+        return sum(bool(self.tiers._held_tokens(node)) for node in self.tiers.keeper.tree.nodes())
+
+    def step(self, step_s: float = STEP_S) -> set[RequestId]:
+        """Requests that ended."""
+        scheduled = self.scheduler.schedule(self.now_s)
+        self.decoding = scheduled.sequences
+        self.now_s = max(self.now_s, scheduled.begins_s) + step_s
+        produced = self.scheduler.complete(scheduled, self.now_s)
+        return {request_id for request_id, each in produced.items() if each.finished}
+
+    def timed_step(self) -> Sample:
+        with self.stopwatch.measuring() as sample:
+            self.step()
+        return sample
+
+    def serve(self, request: GenerateRequest, limit_steps: int = 1_000) -> tuple[Sample, int]:
+        """One request to its end; what all of that took, and in how many steps."""
+        with self.stopwatch.measuring() as sample:
+            self.scheduler.add(request)
+            for steps in range(1, limit_steps):
+                if request.request_id in self.step():
+                    return sample, steps
+        raise AssertionError(f"{request.request_id} does not end")
+
+    def drain(self) -> None:
+        while self.scheduler.unfinished:
+            self.step()
+
+
+class Requests:
+    """Prompts of a system prompt, some documents and a question."""
+
+    def __init__(self, documents: int, seed: int) -> None:
+        self._rng = random.Random(seed)
+        self._system = self._tokens(64)
+        self._documents = [self._tokens(DOCUMENT_TOKENS) for _ in range(documents)]
+        self._made = 0
+
+    def _tokens(self, tokens: int) -> list[int]:
+        return [self._rng.randrange(32_000) for _ in range(tokens)]
+
+    def make(self, max_tokens: int) -> GenerateRequest:
+        documents = self._rng.sample(self._documents, DOCUMENTS_PER_PROMPT)
+        question = self._tokens(self._rng.randrange(20, 60))
+        key, token_ids, spans = root_key(model="m", kv_dtype="bf16"), [], []
+        for segment in (self._system, *documents, question):
+            key = segment_key(key, PUBLIC, segment)
+            token_ids += segment
+            spans.append(SegmentSpan(key, len(token_ids), "salt"))
+        self._made += 1
+        return GenerateRequest(
+            RequestId(f"r{self._made}"), token_ids, tuple(spans), Sampling(max_tokens=max_tokens)
+        )
+
+
+def tiers_on() -> TierSettings:
+    kv_bytes = profiles.load("llama-3-8b-h100").kv_bytes_per_token
+    return TierSettings(
+        host_bytes=HOST_TOKENS * kv_bytes, disk_bytes=DISK_TOKENS * kv_bytes, device_policy="forecast"
+    )
+
+
+def fill(engines: Mapping[str, Engine], requests: Requests, segments: int) -> None:
+    """Until the tiers hold so many segments; all engines are asked the same."""
+    while True:
+        for request in [requests.make(1) for _ in range(64)]:
+            for engine in engines.values():
+                engine.scheduler.add(request)
+        for engine in engines.values():
+            engine.drain()
+        if engines["on"].resident_segments >= segments:
+            return
+
+
+def decode_steps(
+    engines: Mapping[str, Engine], requests: Requests, running: int, steps: int
+) -> dict[str, list[Sample]]:
+    """Steps in which so many requests decode and nobody comes or goes."""
+    for request in [requests.make(4_096) for _ in range(running)]:
+        for engine in engines.values():
+            engine.scheduler.add(request)
+    for engine in engines.values():
+        while engine.decoding < running:
+            engine.step()
+        for _ in range(CATCH_UP_STEPS):
+            engine.step(CATCH_UP_S)
+    samples: dict[str, list[Sample]] = {name: [] for name in engines}
+    for _ in range(0, steps, TURN_STEPS):
+        for name, engine in engines.items():
+            samples[name] += [engine.timed_step() for _ in range(TURN_STEPS)]
+    return samples
+
+
+def single_requests(
+    engines: Mapping[str, Engine], requests: Requests, count: int, step: Mapping[str, Sample]
+) -> dict[str, list[Sample]]:
+    """Requests one at a time, beside those that decode; less what steps take without them."""
+    samples: dict[str, list[Sample]] = {name: [] for name in engines}
+    for request in [requests.make(2) for _ in range(count)]:
+        for name, engine in engines.items():
+            taken, steps = engine.serve(request)
+            usual = step[name]
+            hooks_s = {
+                hook: seconds - steps * usual.hooks_s.get(hook, 0.0)
+                for hook, seconds in taken.hooks_s.items()
+            }
+            samples[name].append(Sample(taken.step_s - steps * usual.step_s, hooks_s))
+    return samples
+
+
+def typical(samples: Sequence[Sample]) -> Sample:
+    """The mean of the middle half."""
+    middle = sorted(samples, key=lambda sample: sample.in_hooks_s)[len(samples) // 4 : -len(samples) // 4]
+    names = {name for sample in middle for name in sample.hooks_s}
+    hooks_s = {name: mean(sample.hooks_s.get(name, 0.0) for sample in middle) for name in names}
+    return Sample(mean(sample.step_s for sample in middle), hooks_s)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    console = Console(width=110)
+    engines = {"off": Engine(TierSettings()), "on": Engine(tiers_on())}
+    requests = Requests(options.segments, seed=1)
+    fill(engines, requests, options.segments)
+    segments = engines["on"].resident_segments
+    console.print(f"{segments} resident segments, {options.running} running requests")
+    settle_process()
+    steps = decode_steps(engines, requests, options.running, options.steps)
+    singles = single_requests(
+        engines, requests, options.requests, {name: typical(each) for name, each in steps.items()}
+    )
+    report = {
+        "running": options.running,
+        "segments": segments,
+        "document_tokens": DOCUMENT_TOKENS,
+        "step": figures(steps),
+        "request": figures(singles),
+    }
+    for what in ("step", "request"):
+        _print(console, what, report[what])
+    broken = [
+        f"{1e-6 * found:.6f} s in hooks per {what} at the median, {1e-6 * bound:.6f} s are allowed"
+        for what, bound in (("step", options.max_step_us), ("request", options.max_request_us))
+        if (found := report[what]["hooks"]["on"]["p50"]) > bound
+    ]
+    report |= {"broken": broken, "passed": not broken}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
+    for problem in broken:
+        console.print(f"[red]{problem}")
+    console.print(f"{'FAILED' if broken else 'passed'}; written to {options.output}")
+    return 1 if broken else 0
+
+
+def figures(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
+    """Microseconds: of both engines, of their difference pair by pair, and of each hook on average."""
+    pairs = list(zip(samples["on"], samples["off"], strict=True))
+    return {
+        "hooks": {name: _spread_us([each.in_hooks_s for each in of]) for name, of in samples.items()}
+        | {"difference": _spread_us([on.in_hooks_s - off.in_hooks_s for on, off in pairs])},
+        "all": {name: _spread_us([each.step_s for each in of]) for name, of in samples.items()}
+        | {"difference": _spread_us([on.step_s - off.step_s for on, off in pairs])},
+        "by_hook_us": {
+            name: {hook: round(1e6 * seconds, 1) for hook, seconds in typical(of).hooks_s.items()}
+            for name, of in samples.items()
+        },
+    }
+
+
+def _spread_us(seconds: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+    at = {name: ordered[round(share * (len(ordered) - 1))] for name, share in shares.items()}
+    return {name: round(1e6 * each, 1) for name, each in (at | {"mean": mean(ordered)}).items()}
+
+
+def _print(console: Console, what: str, found: Mapping[str, Any]) -> None:
+    table = Table(title=f"microseconds per {what}")
+    table.add_column("")
+    for column in ("p50", "p95", "p99", "mean"):
+        table.add_column(column, justify="right")
+    for part in ("hooks", "all"):
+        for name, spread in found[part].items():
+            table.add_row(f"{part}, {name}", *(f"{value:.0f}" for value in spread.values()))
+    console.print(table)
+    for name, hooks in found["by_hook_us"].items():
+        ranked = sorted(hooks.items(), key=lambda entry: -entry[1])
+        console.print(f"{name}: " + ", ".join(f"{hook} {each:.0f}" for hook, each in ranked))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tier_overhead",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--segments", type=int, default=10_000, help="held by the tiers, at least")
+    parser.add_argument("--running", type=int, default=255, help="requests that decode; vLLM runs 256")
+    parser.add_argument("--steps", type=int, default=400, help="timed steps of each engine")
+    parser.add_argument("--requests", type=int, default=200, help="timed requests of each engine")
+    parser.add_argument("--max-step-us", type=float, default=100.0)
+    parser.add_argument("--max-request-us", type=float, default=1_000.0)
+    parser.add_argument("--output", type=Path, default=Path("results/tier_overhead.json"))
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
