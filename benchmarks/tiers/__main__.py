@@ -62,29 +62,38 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _study(size: Size, setting: Setting, store: Store, jobs: int, console: Console) -> list[CellResult]:
-    # a fresh process per job: block hashes and the order of sets would differ from run to run otherwise
+    # a process of its own: block hashes and the order of sets would differ from run to run otherwise
     os.environ["PYTHONHASHSEED"] = "0"
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=measure.settle) as pool:
-        grounds = {name: _ground(pool, size, setting, store, name) for name in size.presets}
-        wanted = [
-            Task(setting, grounds[cell.preset], cell, system, seed)
-            for seed in range(size.seeds)
-            for cell in cells(size)
-            for system in systems(size, cell)
-        ]
-        missing = {pool.submit(measure.run, task): task for task in wanted if task.key not in store.rows}
-        for number, done in enumerate(as_completed(missing), 1):
-            task, row = missing[done], done.result()
-            store.add(task.key, row)
-            mean_s = sum(row["ttft_s"]) / len(row["ttft_s"])
-            console.print(
-                f"{number}/{len(missing)} {task.key}: TTFT {1e3 * mean_s:.0f} ms, goodput "
-                f"{row['goodput_per_s']:.3f}/s",
-                markup=False,
-                highlight=False,
-            )
+        try:
+            grounds = {name: _ground(pool, size, setting, store, name) for name in size.presets}
+            wanted = [
+                Task(setting, grounds[cell.preset], cell, system, seed)
+                for seed in range(size.seeds)
+                for cell in cells(size)
+                for system in systems(size, cell)
+            ]
+            _finish(pool, wanted, store, console)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or leaving it would run all that was submitted
+            raise
     return _collect(size, store, wanted)
+
+
+def _finish(pool: Executor, wanted: Sequence[Task], store: Store, console: Console) -> None:
+    """Run what is not there yet, and keep each row as it comes."""
+    missing = {pool.submit(measure.run, task): task for task in wanted if task.key not in store.rows}
+    for number, done in enumerate(as_completed(missing), 1):
+        task, row = missing[done], done.result()
+        store.add(task.key, row)
+        mean_s = sum(row["ttft_s"]) / len(row["ttft_s"])
+        console.print(
+            f"{number}/{len(missing)} {task.key}: TTFT {1e3 * mean_s:.0f} ms, goodput "
+            f"{row['goodput_per_s']:.3f}/s",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _ground(pool: Executor, size: Size, setting: Setting, store: Store, name: str) -> Ground:
