@@ -23,6 +23,8 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         self._keys: dict[bytes, list[OffloadKey]] = {}
         self._doomed: dict[OffloadKey, None] = {}
         """To be purged as soon as nobody reads or writes them."""
+        self._most = 1
+        """Chunks of one block, as far as seen."""
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -66,7 +68,9 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         """The chunk is being written: in use until ``mark_evictable``."""
         block = get_offload_block_hash(key)
         self._chunks[key] = chunk
-        self._keys.setdefault(block, []).append(key)
+        keys = self._keys.setdefault(block, [])
+        keys.append(key)
+        self._most = max(self._most, len(keys))
         self.shelf.put(block)
 
     def remove(self, key: OffloadKey) -> None:
@@ -84,15 +88,15 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         self.shelf.lock(get_offload_block_hash(key))
 
     def evict(self, n: int, protected: set[OffloadKey]) -> list[tuple[OffloadKey, ChunkStatus]] | None:
-        """At least ``n`` chunks, whole blocks; None, and nothing is changed, if there are fewer."""
+        """At least ``n`` chunks: whole blocks, and not one more than it takes. None, and nothing leaves, if
+        there are fewer."""
         kept = frozenset(get_offload_block_hash(key) for key in protected)
         victims: list[bytes] = []
         chunks = 0
         while chunks < n:
-            # all blocks have as many chunks as the model has cache groups: mostly one
-            blocks = self.shelf.evict(-(-(n - chunks) // self._groups), kept)
+            blocks = self.shelf.evict(max(1, (n - chunks) // self._most), kept)
             if blocks is None:
-                for block in victims:
+                for block in reversed(victims):
                     self.shelf.put(block)
                     self.shelf.unlock(block)
                 return None
@@ -108,7 +112,3 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         self._doomed.clear()
         self._keys.clear()
         self.shelf.clear()
-
-    @property
-    def _groups(self) -> int:
-        return max(1, len(self._chunks) // max(1, len(self._keys)))

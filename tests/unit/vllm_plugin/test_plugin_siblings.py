@@ -115,3 +115,13 @@ def test_every_request_ends_when_leaders_are_aborted_and_preempted_at_random(
             engine.scheduler.reset_prefix_cache(reset_running_requests=True)
     engine.drain()
     assert not engine.connector._siblings._leaders or max(engine.step().values(), default=0) == 0
+
+
+def test_leader_is_forgotten_when_its_prompt_is_computed(engine_factory: Callable[..., Any]) -> None:
+    engine = engine_factory()
+    engine.add("r", list(range(1, 30)), max_tokens=5)
+    leaders = engine.connector._siblings._leaders
+    engine.step()
+    assert list(leaders) == ["r"]
+    engine.step()
+    assert not leaders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,14 +10,15 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from shelf_model import check_order, knowledge_tree, path, willing
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_utils import KVCacheBlock, get_block_hash
 
 from mygo.tree.knowledge import KnowledgeTree
-from mygo.tree.node import Node
 from mygo.tree.policies import make
 from mygo.tree.shelf import Shelf
 from mygo.types import Tier
+from mygo.vllm_plugin.settings import TierSettings, engine_arguments
 from mygo.vllm_plugin.tiers.device_queue import TreeFreeQueue
 
 BLOCK_TOKENS = 4
@@ -25,15 +27,6 @@ BLOCKS = 24
 
 texts = st.lists(st.integers(0, 1), min_size=1, max_size=6)
 picks = st.integers(0, 1_000)
-
-
-def path(text: list[int]) -> list[bytes]:
-    """Block hashes: each names all that is before it."""
-    return [bytes([9, *text[: end + 1]]) for end in range(len(text))]
-
-
-def knowledge_tree() -> KnowledgeTree:
-    return KnowledgeTree(block_tokens=BLOCK_TOKENS, prefill_s=lambda cached, new: 0.01 + 0.001 * new)
 
 
 class Device:
@@ -192,8 +185,8 @@ class DeviceQueueMachine(RuleBasedStateMachine):
         """New blocks, and whether the right ones were chosen."""
         free = {block.block_id for block in self.pool.blocks if not block.ref_cnt and not block.is_null}
         worthless = free - self.freed.keys()
-        willing = self._willing()
-        orderly = worthless | {id_ for id_, cached in self.freed.items() if cached in willing}
+        may_leave = willing(self.tree, self.held, set(self.freed.values()))
+        orderly = worthless | {id_ for id_, cached in self.freed.items() if cached in may_leave}
         taken = self.pool.get_new_blocks(count)
         ids = [block.block_id for block in taken]
         assert len(ids) == len(set(ids)) == count
@@ -205,43 +198,13 @@ class DeviceQueueMachine(RuleBasedStateMachine):
         broken = {cached for id_, cached in self.freed.items() if cached in chosen and id_ not in ids}
         assert len(broken) <= 1, "more left the cache than was needed"
         if count <= len(orderly):
-            assert chosen <= willing, "a block left though something behind it is in use"
+            assert chosen <= may_leave, "a block left though something behind it is in use"
         else:
-            assert willing <= chosen, "a block was forced out before others that could go"
+            assert may_leave <= chosen, "a block was forced out before others that could go"
         self.freed = {id_: cached for id_, cached in self.freed.items() if cached not in chosen}
         self.held -= chosen
-        for cached in chosen & willing:
-            place = self.tree.place(cached)
-            if place is not None:
-                after = place.node.blocks[place.depth - place.node.first_block + 1 :]
-                assert not self.held & set(after), "a block left before one behind it"
-                assert not any(self.held & set(child.blocks) for child in place.node.children.values())
+        check_order(self.tree, chosen & may_leave, self.held)
         return taken
-
-    def _willing(self) -> set[bytes]:
-        """Free hashes behind which nothing is in use."""
-        free = set(self.freed.values())
-        found = {cached for cached in free if self.tree.place(cached) is None}
-
-        def leaves(node: Node) -> bool:
-            """Whether all of it can leave."""
-            held = [block for block in node.blocks if block in self.held]
-            below = [leaves(child) for child in node.children.values()]
-            of_held = [
-                each
-                for child, each in zip(node.children.values(), below, strict=True)
-                if self.held & set(child.blocks)
-            ]
-            can = all(of_held)
-            for block in reversed(held):
-                can = can and block in free
-                if can:
-                    found.add(block)
-            return can
-
-        for child in self.tree.root.children.values():
-            leaves(child)
-        return found
 
     @invariant()
     def free_blocks_are_counted_and_listed_once(self) -> None:
@@ -265,3 +228,17 @@ class DeviceQueueMachine(RuleBasedStateMachine):
 
 TestDeviceQueueMachine = DeviceQueueMachine.TestCase
 TestDeviceQueueMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_shelf_is_emptied_when_the_cache_is_reset_and_nobody_reports(
+    engine_factory: Callable[..., Any],
+) -> None:
+    engine = engine_factory(**engine_arguments(tiers=TierSettings(device_policy="lru")))
+    engine.add("r", list(range(1, 60)))
+    engine.drain()
+    shelf = engine.connector._tiers.keeper.device
+    assert len(shelf) == 14
+    assert engine.scheduler.reset_prefix_cache()
+    assert len(shelf) == shelf.held_tokens == 0
+    pool = engine.scheduler.kv_cache_manager.block_pool
+    assert len(pool.free_block_queue.get_all_free_blocks()) == pool.get_num_free_blocks() == 199
