@@ -11,6 +11,11 @@ from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, KVCacheBlock, get
 
 from mygo.tree.shelf import Shelf
 
+# A shelf gives up many blocks in hardly more time than one, and most requests ask for one at a time: so many
+# go at once, but a small share of what is free. They can still be hit until they are taken.
+AHEAD_BLOCKS = 16
+AHEAD_SHARE = 1 / 64
+
 
 class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
     """Takes the place of ``BlockPool.free_block_queue``, with all that is in it."""
@@ -37,13 +42,13 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
         listed = min(n, self.num_free_blocks - len(self._hashes))
         taken: list[KVCacheBlock] = super().popleft_n(listed) if listed else []
         while len(taken) < n:
-            missing = n - len(taken)
-            # never more hashes than are needed, however many blocks each of them has
-            for victim in self._victims(min(max(1, missing // self._most), len(self._blocks))):
+            wanted = max(n - len(taken), min(AHEAD_BLOCKS, int(AHEAD_SHARE * len(self._blocks))))
+            # never more hashes than that takes, however many blocks each of them has
+            for victim in self._victims(min(max(1, wanted // self._most), len(self._blocks))):
                 taken.extend(self._give(victim))
         extra = taken[n:]
         del taken[n:]
-        # the rest of a block's groups is worth nothing by itself: next time it goes first
+        # next time these go first; the rest of a block's groups is worth nothing by itself anyway
         super().prepend_n(extra)
         return taken
 
