@@ -165,6 +165,7 @@ def test_disk_outlives_the_engine_and_answers_stay_exact(
     first.settle()
     first.close()
     second = make(tiers)
+    second.find_disk(beside=asks[-1])
     for ask in some:
         answer = second.one(ask)
         assert answer.ids == plain[ask]
