@@ -342,7 +342,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--segments", type=int, default=10_000, help="held by the tiers, at least")
-    parser.add_argument("--running", type=int, default=255, help="requests that decode; vLLM runs 256")
+    parser.add_argument(
+        "--running", type=int, default=255, help="requests that decode, beside the one that is timed"
+    )
     parser.add_argument("--steps", type=int, default=400, help="timed steps of each engine")
     parser.add_argument("--requests", type=int, default=200, help="timed requests of each engine")
     parser.add_argument("--max-step-us", type=float, default=100.0)

@@ -56,9 +56,6 @@ NO_OFFER = Offer(0, LoadPlan(0, 0.0))
 GUESSED_HOST_BYTES_PER_S = 20e9
 GUESSED_DISK_BYTES_PER_S = 2e9
 
-# A transfer takes vLLM's bookkeeping longer than the blocks in it: full blocks of an answer wait for so many.
-ANSWER_BLOCKS = 8
-
 
 class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     """One per engine. ``gate``: compute what would take longer to load. ``layerwise``: host copies may run
@@ -327,16 +324,16 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         scheduler_output.num_scheduled_tokens = {
             request_id: tokens
             for request_id, tokens in scheduler_output.num_scheduled_tokens.items()
-            if request_id not in barred and self._worth_storing(request_id)
+            if request_id not in barred and self._has_unstored(request_id)
         }
         scheduler_output.finished_req_ids = scheduler_output.finished_req_ids - barred
         return super()._build_store_jobs(scheduler_output)
 
-    def _worth_storing(self, request_id: str) -> bool:
+    def _has_unstored(self, request_id: str) -> bool:
+        """vLLM stores prompts only: an answer is part of the next turn's."""
         status = self._req_status[request_id]
-        group = status.group_states[self._group]
-        is_prompt = status.req.num_computed_tokens < status.req.num_prompt_tokens
-        return bool(is_prompt or len(group.block_ids) - group.next_stored_chunk_idx > ANSWER_BLOCKS)
+        stored = status.group_states[self._group].next_stored_chunk_idx
+        return bool(stored < status.req.num_prompt_tokens // self._tree.block_tokens)
 
     def request_finished(self, request: Request) -> tuple[bool, dict[str, Any] | None]:
         self._offers.pop(request.request_id, None)
