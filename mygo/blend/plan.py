@@ -1,0 +1,207 @@
+"""The decision for one prompt: which documents to reuse, how much to repair, or to compute it exactly.
+
+In order of preference: the exact prefix that is cached; then, per document, the variant that needs least
+repair; then computation. What is chosen must be predicted to be sooner than exact prefill, as a whole and for
+each document, so that reuse never costs more than it saves.
+
+Two steps, because how much to repair may be decided in between, by how much is needed (``guard``): ``match``
+finds the variants, ``plan`` prices them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from mygo.blend import cfo
+from mygo.blend.variants import BirthKind, DocumentTag, Held, Variant, VariantKey
+from mygo.types import DomainTag, Tier
+
+PrefillSeconds = Callable[[int, int], float]
+"""T(cached_tokens, new_tokens) in seconds."""
+LoadSeconds = Callable[[Tier, int], float]
+"""Seconds to bring so many bytes from a tier to the device and to rotate their keys."""
+Find = Callable[[DocumentTag, Collection[DomainTag]], Sequence[Held]]
+"""The variants of a document that a path through these domains may use. ``VariantCatalog.held`` is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A document's place in a prompt."""
+
+    document: DocumentTag
+    start_tokens: int
+    end_tokens: int
+    domains: frozenset[DomainTag]
+    """Every domain that the path has had up to the document's end: who is here may read all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A document of a prompt, and the variant of it that needs least repair there."""
+
+    start_tokens: int
+    """Where reuse begins: behind the document's start if its first tokens are cached exactly."""
+    end_tokens: int
+    held: Held
+    needs: Mapping[VariantKey, float]
+    """The CFO at alpha 1 of every variant that may be used there."""
+
+    @property
+    def need(self) -> float:
+        return self.needs[self.held.variant.key]
+
+    @property
+    def exact(self) -> bool:
+        """The variant is in the place where it was born: it needs no repair and approximates nothing."""
+        return self.held.variant.birth.kind is BirthKind.FIRST
+
+    @property
+    def offset_tokens(self) -> int:
+        """Tokens of the variant that are not used, because the prompt has them exactly."""
+        return self.held.variant.tokens - (self.end_tokens - self.start_tokens)
+
+    def repair_tokens(self, alpha: float, floor_tokens: int) -> int:
+        """Tokens to recompute from ``start_tokens`` on; exact ones before count as repaired."""
+        if self.exact:
+            return 0
+        tokens = self.held.variant.tokens
+        return max(0, cfo.repair_tokens(alpha * self.need, tokens, floor_tokens) - self.offset_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a prompt, [start_tokens, end_tokens)."""
+
+    start_tokens: int
+    end_tokens: int
+    match: Match | None
+    """None: compute it in full."""
+    repair_tokens: int
+    """How many of its tokens are computed: all of them without a variant."""
+
+    @property
+    def tokens(self) -> int:
+        return self.end_tokens - self.start_tokens
+
+    @property
+    def variant(self) -> Variant | None:
+        return None if self.match is None else self.match.held.variant
+
+    @property
+    def exact(self) -> bool:
+        """Its KV equals what exact computation would give, if that before it does."""
+        return self.match is None or self.match.exact
+
+
+@dataclass(frozen=True, slots=True)
+class BlendPlan:
+    pieces: tuple[Piece, ...]
+    """In order, without gaps, from the end of the cached prefix to the end of the prompt. The last one is
+    computed in full."""
+    predicted_s: float
+    """Seconds until the prompt is computed: loading, repair and the rest."""
+    exact_s: float
+    """The same for exact prefill; more than ``predicted_s``."""
+
+    @property
+    def computed_tokens(self) -> int:
+        return sum(piece.repair_tokens for piece in self.pieces)
+
+    @property
+    def approximate_from_tokens(self) -> int | None:
+        """Where the first piece begins that is not exact; everything behind it has seen approximate KV. None
+        if there is none."""
+        return next((piece.start_tokens for piece in self.pieces if not piece.exact), None)
+
+
+def match(slots: Sequence[Slot], *, prompt_tokens: int, cached_tokens: int, find: Find) -> list[Match]:
+    """The documents that could be reused, in prompt order, each by the variant that needs least repair.
+
+    ``slots`` are all documents of the prompt in order, the first one directly behind the system prompt.
+    ``cached_tokens`` leading tokens are cached exactly. Ties go to the faster tier, then to the lesser key. A
+    document that ends the prompt is computed: the engine needs a last token to compute. So is one whose
+    variants have another length, whatever its tag says: reusing them would give a wrong answer in silence.
+    """
+    found: list[Match] = []
+    for index, slot in enumerate(slots):
+        start_tokens = max(slot.start_tokens, cached_tokens)
+        if start_tokens >= slot.end_tokens or slot.end_tokens >= prompt_tokens:
+            continue
+        before = [each.document for each in slots[:index]]
+        usable = [
+            held
+            for held in find(slot.document, slot.domains)
+            if held.variant.tokens == slot.end_tokens - slot.start_tokens
+            and (held.variant.birth.kind is not BirthKind.FIRST or index == 0)
+        ]
+        if usable:
+            needs = {held.variant.key: cfo.need(held.variant, before) for held in usable}
+            best = min(usable, key=lambda held: _preference(held, needs))
+            found.append(Match(start_tokens, slot.end_tokens, best, needs))
+    return found
+
+
+_SPEED = {tier: place for place, tier in enumerate(Tier)}
+
+
+def _preference(held: Held, needs: Mapping[VariantKey, float]) -> tuple[float, int, VariantKey]:
+    return needs[held.variant.key], _SPEED[held.tier], held.variant.key
+
+
+def plan(
+    matches: Sequence[Match],
+    *,
+    prompt_tokens: int,
+    cached_tokens: int,
+    alpha: float,
+    floor_tokens: int,
+    prefill_s: PrefillSeconds,
+    load_s: LoadSeconds,
+) -> BlendPlan | None:
+    """The matches that pay, with what is to be repaired; None if exact prefill is predicted to be as fast.
+
+    Documents join in the order of what a token that they spare costs to load, and the best number of them is
+    kept. Computed tokens are priced as if all of them came last, where each attends to the most: reuse is
+    never made to look cheaper than it is. Loading and computing are added up.
+    """
+    exact_s = prefill_s(cached_tokens, prompt_tokens - cached_tokens)
+    offers = sorted(
+        (_Offer(each, each.repair_tokens(alpha, floor_tokens), load_s) for each in matches),
+        key=lambda offer: offer.load_s / offer.spared_tokens if offer.spared_tokens else float("inf"),
+    )
+    best_s, chosen = exact_s, 0
+    loading_s, computed_tokens = 0.0, prompt_tokens - cached_tokens
+    for count, offer in enumerate(offers, start=1):
+        loading_s += offer.load_s
+        computed_tokens -= offer.spared_tokens
+        total_s = loading_s + prefill_s(prompt_tokens - computed_tokens, computed_tokens)
+        if total_s < best_s:
+            best_s, chosen = total_s, count
+    if not chosen:
+        return None
+    reused = sorted(offers[:chosen], key=lambda offer: offer.match.start_tokens)
+    return BlendPlan(_pieces(reused, cached_tokens, prompt_tokens), best_s, exact_s)
+
+
+class _Offer:
+    def __init__(self, each: Match, repair_tokens: int, load_s: LoadSeconds) -> None:
+        variant = each.held.variant
+        used_tokens = each.end_tokens - each.start_tokens
+        self.match = each
+        self.repair_tokens = repair_tokens
+        self.spared_tokens = used_tokens - repair_tokens
+        self.load_s = load_s(each.held.tier, variant.kv_bytes * used_tokens // variant.tokens)
+
+
+def _pieces(reused: Sequence[_Offer], cached_tokens: int, prompt_tokens: int) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    at = cached_tokens
+    for offer in reused:
+        start, end = offer.match.start_tokens, offer.match.end_tokens
+        if at < start:
+            pieces.append(Piece(at, start, None, start - at))
+        pieces.append(Piece(start, end, offer.match, offer.repair_tokens))
+        at = end
+    pieces.append(Piece(at, prompt_tokens, None, prompt_tokens - at))
+    return tuple(pieces)

@@ -1,0 +1,54 @@
+"""Keys of variants as algebra, and births that make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mygo.blend.variants import Attention, Birth, BirthKind, DocumentTag, Namespace, variant_key
+from mygo.types import DomainTag
+
+NAMESPACE = Namespace("model", "", "tokenizer", "bfloat16", "system", "1")
+names = st.text("ab:+", max_size=3)
+tags = names.map(DocumentTag)
+births = st.one_of(
+    st.sampled_from([Birth(BirthKind.FIRST), Birth(BirthKind.FILLER)]),
+    st.lists(tags, min_size=1, max_size=3).map(lambda before: Birth(BirthKind.CONTEXTUAL, tuple(before))),
+)
+namespaces = st.builds(Namespace, names, names, names, names, names, names)
+identities = st.tuples(namespaces, tags, names.map(DomainTag), births)
+
+
+@given(identities, identities)
+def test_variant_key_is_equal_only_when_everything_is(
+    one: tuple[Namespace, DocumentTag, DomainTag, Birth],
+    other: tuple[Namespace, DocumentTag, DomainTag, Birth],
+) -> None:
+    assert (variant_key(*one) == variant_key(*other)) == (one == other)
+
+
+@given(births)
+def test_variant_key_differs_when_the_same_birth_was_in_another_domain(birth: Birth) -> None:
+    key = variant_key(NAMESPACE, DocumentTag("d"), DomainTag("a"), birth)
+    assert key != variant_key(NAMESPACE, DocumentTag("d"), DomainTag("b"), birth)
+
+
+def test_variant_key_stays_when_attention_was_measured() -> None:
+    birth = Birth(BirthKind.CONTEXTUAL, (DocumentTag("x"),))
+    measured = replace(birth, attention=Attention((1.0,), (10,), 2.0))
+    document, domain = DocumentTag("d"), DomainTag("a")
+    assert variant_key(NAMESPACE, document, domain, birth) == variant_key(
+        NAMESPACE, document, domain, measured
+    )
+
+
+def test_birth_is_refused_when_it_contradicts_itself() -> None:
+    with pytest.raises(ValueError, match="contextual birth cannot have 0 documents"):
+        Birth(BirthKind.CONTEXTUAL)
+    with pytest.raises(ValueError, match="filler birth cannot have 1 documents"):
+        Birth(BirthKind.FILLER, (DocumentTag("x"),))
+    with pytest.raises(ValueError, match="each of the 1 documents"):
+        Birth(BirthKind.CONTEXTUAL, (DocumentTag("x"),), Attention((), (), 1.0))
