@@ -61,12 +61,19 @@ class Match:
         """Tokens of the variant that are not used, because the prompt has them exactly."""
         return self.held.variant.tokens - (self.end_tokens - self.start_tokens)
 
+    def repairs(self, alpha: float, floor_tokens: int) -> dict[VariantKey, int]:
+        """Tokens of the document to recompute under each variant that may be used there."""
+        tokens = self.held.variant.tokens
+        counts = {
+            key: cfo.repair_tokens(alpha * need, tokens, floor_tokens) for key, need in self.needs.items()
+        }
+        if self.exact:
+            counts[self.held.variant.key] = 0
+        return counts
+
     def repair_tokens(self, alpha: float, floor_tokens: int) -> int:
         """Tokens to recompute from ``start_tokens`` on; exact ones before count as repaired."""
-        if self.exact:
-            return 0
-        tokens = self.held.variant.tokens
-        return max(0, cfo.repair_tokens(alpha * self.need, tokens, floor_tokens) - self.offset_tokens)
+        return max(0, self.repairs(alpha, floor_tokens)[self.held.variant.key] - self.offset_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +152,10 @@ def match(slots: Sequence[Slot], *, prompt_tokens: int, cached_tokens: int, find
 _SPEED = {tier: place for place, tier in enumerate(Tier)}
 
 
-def _preference(held: Held, needs: Mapping[VariantKey, float]) -> tuple[float, int, VariantKey]:
-    return needs[held.variant.key], _SPEED[held.tier], held.variant.key
+def _preference(held: Held, needs: Mapping[VariantKey, float]) -> tuple[bool, float, int, VariantKey]:
+    variant = held.variant
+    in_place = variant.birth.kind is BirthKind.FIRST
+    return not in_place, needs[variant.key], _SPEED[held.tier], variant.key
 
 
 def plan(

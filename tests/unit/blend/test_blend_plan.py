@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mygo.blend.identity import tags
 from mygo.blend.plan import BlendPlan, Find, Match, Slot, match, plan
 from mygo.blend.selection import Method
-from mygo.blend.variants import DocumentTag, Held, Variant
+from mygo.blend.variants import Attention, DocumentTag, Held, Variant
 from mygo.types import PUBLIC, DomainTag, Tier
 
 SYSTEM_TOKENS = 40
@@ -106,6 +106,15 @@ def test_match_uses_a_first_birth_only_in_the_first_place() -> None:
     assert [each.held for each in matches("AB", [filler, first])] == [first]
     assert [each.held for each in matches("BA", [filler, first])] == [filler]
     assert matches("BA", [first]) == []
+
+
+def test_match_prefers_an_exact_copy_when_another_variant_needs_as_little() -> None:
+    ignorant = behind("B", attention=Attention((0.0,), (50,), 1.0))
+    exact = Held(variant("A", FIRST), Tier.DISK)
+    [found] = matches("A", [on_host(variant("A", ignorant)), exact])
+    assert found.held == exact
+    assert set(found.repairs(0.15, 8).values()) == {0, 8}
+    assert found.repair_tokens(0.15, 8) == 0
 
 
 def test_match_leaves_variants_of_other_domains() -> None:
