@@ -24,6 +24,9 @@ class _VllmPolicy:
     def holds(self, key: OffloadKey) -> bool:
         return self._policy.get(key) is not None
 
+    def settle(self) -> None:
+        """There is no tree that would have to know."""
+
 
 class NativeScheduler(TierScheduler):
     """Ours with everything switched off, and with vLLM's replacement: what is left is vLLM's."""

@@ -8,7 +8,7 @@ the facts (frequency, cost, who waits), and each tier's ``Shelf`` decides with a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -60,6 +60,8 @@ class KnowledgeTree:
         self.root = Node([], 0, 0, 0, None)
         self.half_life_requests = half_life_requests
         self._max_ghosts = ghosts
+        self._is_uniform = True
+        """All blocks have ``block_tokens``."""
         self._places: dict[Block, Place] = {}
         self._nodes = 0
         self._holders: list[Holder] = []
@@ -175,6 +177,28 @@ class KnowledgeTree:
             return node.computed_s_per_token / node.computed
         return self.prefill_s(node.start_tokens, node.tokens) / node.tokens
 
+    def tokens_of(self, blocks: Collection[Block]) -> int:
+        """Tokens of these known blocks together."""
+        if self._is_uniform:
+            return len(blocks) * self.block_tokens
+        return sum(self._places[block].tokens for block in blocks)
+
+    def runs(self, blocks: Sequence[Block]) -> Iterator[tuple[Node | None, int, Sequence[Block]]]:
+        """Cut ``blocks`` into runs that follow one another in a node: (node, the run's place in it, run).
+        Unknown blocks come one by one, with None."""
+        at = 0
+        while at < len(blocks):
+            node, first, count = None, 0, 1
+            place = self._places.get(blocks[at])
+            if place is not None:
+                node, first = place.node, place.depth - place.node.first_block
+                own = node.blocks[first : first + len(blocks) - at]
+                count = len(own)
+                if own != blocks[at : at + count]:
+                    count = next(i for i, each in enumerate(own) if each != blocks[at + i])
+            yield node, first, blocks[at : at + count]
+            at += count
+
     def path(self, request_id: str) -> list[Node]:
         """The nodes of a live request, from the last one up to the first."""
         return list(self._requests[request_id].last.upward())
@@ -248,10 +272,15 @@ class KnowledgeTree:
 
     def _append(self, node: Node, blocks: Sequence[Block], sizes: Sequence[int] | None) -> None:
         first = node.first_block + len(node.blocks)
-        for index, block in enumerate(blocks):
-            tokens = self.block_tokens if sizes is None else sizes[index]
-            self._places[block] = Place(node, first + index, tokens)
-            node.tokens += tokens
+        if sizes is None:
+            for depth, block in enumerate(blocks, first):
+                self._places[block] = Place(node, depth, self.block_tokens)
+            node.tokens += len(blocks) * self.block_tokens
+        else:
+            self._is_uniform = False
+            for depth, (block, tokens) in enumerate(zip(blocks, sizes, strict=True), first):
+                self._places[block] = Place(node, depth, tokens)
+                node.tokens += tokens
         node.blocks.extend(blocks)
         for holder in self._holders:
             holder.added(node, blocks)
@@ -264,7 +293,7 @@ class KnowledgeTree:
         """
         moved = tail.blocks[:blocks]
         places = [self._places[block] for block in moved]
-        tokens = sum(place.tokens for place in places)
+        tokens = self.tokens_of(moved)
         parent = tail.parent
         assert parent is not None
         head = Node(

@@ -69,10 +69,7 @@ class Shelf:
         return iter(self._users)
 
     def __repr__(self) -> str:
-        return (
-            f"Shelf({self.tier}, blocks={len(self)}, nodes={len(self._holdings)}, tokens={self.held_tokens}, "
-            f"strangers={len(self._strangers)})"
-        )
+        return f"Shelf({self.tier}, blocks={len(self)}, nodes={len(self._holdings)})"
 
     def holds(self, block: Block) -> bool:
         return block in self._users
@@ -84,13 +81,25 @@ class Shelf:
 
         A block that is held already gets one more user.
         """
-        if block in self._users:
-            self.lock(block)
-            return
-        self._users[block] = 1
-        place = self.tree.place(block)
-        if place is not None:
-            self._hold(place, in_use=True)
+        self.put_all((block,))
+
+    def put_all(self, blocks: Iterable[Block], *, in_use: bool = True) -> None:
+        """As ``put`` for each of ``blocks``, and unless ``in_use`` then ``unlock``; a run of blocks in prompt
+        order takes little more time than one."""
+        for node, first, run in self.tree.runs(list(blocks)):
+            if not self._users.keys().isdisjoint(run):
+                for block in run:
+                    if block not in self._users:
+                        self.put_all((block,), in_use=in_use)
+                    elif in_use:
+                        self.lock(block)
+                continue
+            self._users.update(dict.fromkeys(run, int(in_use)))
+            if node is not None:
+                last = node.first_block + first + len(run) - 1
+                self._hold(node, last, len(run), self.tree.tokens_of(run))
+            elif not in_use:
+                self._strangers.update(dict.fromkeys(run))
 
     def lock(self, block: Block) -> None:
         """One more user of a held block: it cannot leave. Blocks that are not held are ignored."""
@@ -99,19 +108,34 @@ class Shelf:
             return
         self._users[block] = users + 1
         if users == 0:
-            self._strangers.pop(block, None)
-            self._settle_at(block)
+            place = self.tree.place(block)
+            if place is None:
+                del self._strangers[block]
+            elif place.depth == self._holdings[place.node].last:
+                self._settle(place.node)
 
     def unlock(self, block: Block) -> None:
         """One user less. Blocks that are not held are ignored. Raises ValueError if nobody used it."""
-        users = self._users.get(block)
-        if users is None:
-            return
-        if users == 0:
-            raise ValueError(f"{self.tier}: block {block!r} is unlocked but has no user")
-        self._users[block] = users - 1
-        if users == 1 and not self._settle_at(block):
-            self._strangers[block] = None
+        self.unlock_all((block,))
+
+    def unlock_all(self, blocks: Iterable[Block]) -> None:
+        """As ``unlock`` for each of ``blocks``, in any order."""
+        ended: dict[Node, None] = {}
+        for block in blocks:
+            users = self._users.get(block)
+            if users is None:
+                continue
+            if users == 0:
+                raise ValueError(f"{self.tier}: block {block!r} is unlocked but has no user")
+            self._users[block] = users - 1
+            if users == 1:
+                place = self.tree.place(block)
+                if place is None:
+                    self._strangers[block] = None
+                elif place.depth == self._holdings[place.node].last:
+                    ended[place.node] = None
+        for node in ended:
+            self._settle(node)
 
     def drop(self, block: Block) -> None:
         """A block is gone by other means, used or not. Blocks that are not held are ignored."""
@@ -170,13 +194,12 @@ class Shelf:
                 self._strangers.pop(block, None)
                 place = self.tree.place(block)
                 assert place is not None
-                self._hold(place, in_use=self._users[block] > 0)
+                self._hold(node, place.depth, 1, place.tokens)
         if node in self._holdings:
             self._settle(node)
 
     def tokens_of(self, blocks: Iterable[Block]) -> int:
-        places = (self.tree.place(block) for block in blocks if block in self._users)
-        return sum(place.tokens for place in places if place is not None)
+        return self.tree.tokens_of([block for block in blocks if block in self._users])
 
     def split(self, head: Node, tail: Node) -> None:
         whole = self._holdings.get(tail)
@@ -190,7 +213,7 @@ class Shelf:
             self._holdings[head] = Holding(len(depths), depths[-1], int(whole.blocks > 0), whole.lost)
             self._settle(head)
         else:
-            self._child_left(head)
+            self._child(head, -1)
         if whole.blocks:
             whole.lost = self._cut_off(tail)
             self._settle(tail)
@@ -217,15 +240,6 @@ class Shelf:
 
     # --- parts -------------------------------------------------------------------------------------
 
-    def _settle_at(self, block: Block) -> bool:
-        """The block has users, or has none any more. False if the tree does not know it."""
-        place = self.tree.place(block)
-        if place is None:
-            return False
-        if self._holdings[place.node].last == place.depth:
-            self._settle(place.node)
-        return True
-
     def _settle(self, node: Node) -> None:
         """Find out whether the node may leave, and why."""
         holding = self._holdings[node]
@@ -245,28 +259,24 @@ class Shelf:
     def _last_block(self, node: Node) -> Block:
         return node.blocks[self._holdings[node].last - node.first_block]
 
-    def _hold(self, place: Place, *, in_use: bool) -> None:
-        node, depth, tokens = place
+    def _hold(self, node: Node, last: int, blocks: int, tokens: int) -> None:
+        """Some more blocks of a node came, the last of them at depth ``last``."""
         holding = self._holdings.get(node)
         if holding is None:
             below = sum(child in self._holdings for child in node.children.values())
             holding = self._holdings[node] = Holding(children=below, lost=self._cut_off(node))
             self.policy.insert(node)
-            self._child_came(node)
-        is_last = depth > holding.last
-        holding.blocks += 1
-        holding.last = max(holding.last, depth)
+            self._child(node, 1)
+        holding.blocks += blocks
+        holding.last = max(holding.last, last)
         self._count(node, tokens)
         self.tree.hold(node, self.tier, tokens)
         if node.holds_all(self.tier) and not self._mirrored(node):
             self._reach_below(node)
-        if is_last and in_use:
-            self._stand(node, Standing.STAYS)
-        else:
-            self._settle(node)
+        self._settle(node)
 
     def _release(self, place: Place) -> None:
-        node, depth, tokens = place
+        node, _, tokens = place
         whole = self._whole(node)
         holding = self._holdings[node]
         holding.blocks -= 1
@@ -275,10 +285,10 @@ class Shelf:
             self._stand(node, Standing.STAYS)
             self.policy.remove(node)
             del self._holdings[node]
-            self._child_left(node)
+            self._child(node, -1)
         else:
-            if depth == holding.last:
-                self._find_last(node, holding)
+            while node.blocks[holding.last - node.first_block] not in self._users:
+                holding.last -= 1
             self._settle(node)
         self.tree.hold(node, self.tier, -tokens)
         if self._whole(node) != whole:
@@ -299,7 +309,7 @@ class Shelf:
                 break
             while blocks[at] not in users:
                 at -= 1
-        tokens = sum(place.tokens for place in map(self.tree.place, taken) if place is not None)
+        tokens = self.tree.tokens_of(taken)
         if taken:
             holding.blocks -= len(taken)
             holding.last = at + node.first_block
@@ -308,7 +318,7 @@ class Shelf:
                 self._settle(node)
             else:
                 self._stand(node, Standing.STAYS)
-                self._child_left(node)
+                self._child(node, -1)
         return taken, tokens
 
     def _put_back(self, node: Node, blocks: list[Block], tokens: int) -> None:
@@ -321,7 +331,7 @@ class Shelf:
         holding.last = place.depth
         self._count(node, tokens)
         if holding.blocks == len(blocks):
-            self._child_came(node)
+            self._child(node, 1)
         self._settle(node)
 
     def _let_go(self, gone: Iterable[tuple[Node, list[Block], int]]) -> None:
@@ -345,22 +355,11 @@ class Shelf:
         self.held_tokens += tokens
         self.policy.resize(node, tokens)
 
-    def _find_last(self, node: Node, holding: Holding) -> None:
-        """The last block is gone: the next one before it that is held."""
-        holding.last -= 1
-        while node.blocks[holding.last - node.first_block] not in self._users:
-            holding.last -= 1
-
-    def _child_came(self, node: Node) -> None:
+    def _child(self, node: Node, change: int) -> None:
+        """The tier began (1) or ceased (-1) to hold something of the node."""
         above = self._holdings.get(node.parent) if node.parent else None
         if above is not None and node.parent is not None:
-            above.children += 1
-            self._settle(node.parent)
-
-    def _child_left(self, node: Node) -> None:
-        above = self._holdings.get(node.parent) if node.parent else None
-        if above is not None and node.parent is not None:
-            above.children -= 1
+            above.children += change
             self._settle(node.parent)
 
     # --- holes -------------------------------------------------------------------------------------

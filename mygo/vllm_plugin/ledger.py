@@ -246,7 +246,8 @@ class Ledger:
             tier = self._blocks[name].tier
             if tier is None:
                 break
-            slowest = max(slowest, tier, key=_SLOWER.__getitem__)
+            if tier is not slowest and _SLOWER[tier] > _SLOWER[slowest]:
+                slowest = tier
             blocks += 1
         if blocks == 0:
             return _NOTHING

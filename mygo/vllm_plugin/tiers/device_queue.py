@@ -39,7 +39,10 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
 
     def popleft_n(self, n: int) -> list[KVCacheBlock]:
         assert n <= self.num_free_blocks, f"{n} blocks are wanted, {self.num_free_blocks} are free"
-        listed = min(n, self.num_free_blocks - len(self._hashes))
+        listed = self.num_free_blocks - len(self._hashes)
+        if n <= listed:
+            blocks: list[KVCacheBlock] = super().popleft_n(n)
+            return blocks
         taken: list[KVCacheBlock] = super().popleft_n(listed) if listed else []
         while len(taken) < n:
             wanted = max(n - len(taken), min(AHEAD_BLOCKS, int(AHEAD_SHARE * len(self._blocks))))
@@ -78,6 +81,7 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         """Nobody uses these any more; a request's last block comes first."""
         empty: list[KVCacheBlock] = []
+        idle: list[bytes] = []
         for block in blocks:
             cached: bytes | None = get_block_hash(block.block_hash) if block.block_hash else None
             self._forget_reuse(block, cached)
@@ -90,9 +94,11 @@ class TreeFreeQueue(FreeKVCacheBlockQueue):  # type: ignore[misc]
             self._most = max(self._most, len(twins))
             self.num_free_blocks += 1
             if len(twins) == 1:
-                if not self._shelf.holds(cached):
-                    self._shelf.put(cached)
-                self._shelf.unlock(cached)
+                if self._shelf.holds(cached):
+                    self._shelf.unlock(cached)
+                else:
+                    idle.append(cached)
+        self._shelf.put_all(reversed(idle), in_use=False)
         super().append_n(empty)
 
     def release(self) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from mygo.tree.shelf import Shelf
 from mygo.vllm_plugin.disk.format import GROUP_BYTES, ChunkKey
 
+# The catalog asks for one at a time, and a shelf gives up a run of blocks in little more time than one.
+AHEAD_BLOCKS = 16
+AHEAD_SHARE = 1 / 64
+
 
 class DiskOrder:
     """Implements ``disk.catalog.EvictionOrder``. A block's chunks, one for each cache group, leave together
@@ -15,15 +19,24 @@ class DiskOrder:
         self._chunks: dict[bytes, dict[ChunkKey, None]] = {}
         self._locked: set[ChunkKey] = set()
         self._leaving: dict[ChunkKey, None] = {}
-        """The rest of a block of which other chunks have left."""
+        """These go next, in this order, and the shelf knows them no more. They can be read until they go."""
+        self._came: list[bytes] = []
+        """Blocks in use that the shelf does not know yet: it learns of a run of them in one go."""
 
     def put(self, key: ChunkKey) -> None:
         block = key[:-GROUP_BYTES]
         self._chunks.setdefault(block, {})[key] = None
         self._locked.add(key)
-        self._shelf.put(block)
+        self._came.append(block)
+
+    def settle(self) -> None:
+        """Let the shelf know all that was told."""
+        if self._came:
+            self._shelf.put_all(self._came)
+            self._came.clear()
 
     def lock(self, key: ChunkKey) -> None:
+        self.settle()
         if key in self._leaving:
             del self._leaving[key]
             self.put(key)
@@ -32,6 +45,7 @@ class DiskOrder:
             self._shelf.lock(key[:-GROUP_BYTES])
 
     def unlock(self, key: ChunkKey) -> None:
+        self.settle()
         self._locked.discard(key)
         self._shelf.unlock(key[:-GROUP_BYTES])
 
@@ -42,6 +56,7 @@ class DiskOrder:
         if key in self._leaving:
             del self._leaving[key]
             return
+        self.settle()
         block = key[:-GROUP_BYTES]
         if key in self._locked:
             self.unlock(key)
@@ -53,10 +68,13 @@ class DiskOrder:
 
     def evict(self, count: int) -> list[ChunkKey] | None:
         while len(self._leaving) < count:
-            blocks = self._shelf.evict(1)
+            self.settle()
+            blocks = self._shelf.evict(max(1, min(AHEAD_BLOCKS, int(AHEAD_SHARE * len(self._chunks)))))
+            blocks = blocks or self._shelf.evict(1)
             if blocks is None:
                 return None
-            self._leaving.update(self._chunks.pop(blocks[0]))
+            for block in blocks:
+                self._leaving.update(self._chunks.pop(block))
         victims = list(self._leaving)[:count]
         for key in victims:
             del self._leaving[key]

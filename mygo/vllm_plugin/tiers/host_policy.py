@@ -18,7 +18,11 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
 
     def __init__(self, cache_capacity: int, shelf: Shelf) -> None:
         super().__init__(cache_capacity)
-        self.shelf = shelf
+        self._shelf = shelf
+        self._came: list[bytes] = []
+        self._idle: list[bytes] = []
+        """vLLM tells of chunks one by one; the shelf learns in one go which blocks came, and which are used
+        no more."""
         self._chunks: dict[OffloadKey, ChunkStatus] = {}
         self._keys: dict[bytes, list[OffloadKey]] = {}
         self._doomed: dict[OffloadKey, None] = {}
@@ -28,6 +32,17 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self._chunks)
+
+    @property
+    def held_blocks(self) -> int:
+        return len(self._keys)
+
+    def settle(self) -> None:
+        """Let the shelf know all that was told."""
+        self._shelf.put_all(self._came)
+        self._came.clear()
+        self._shelf.unlock_all(self._idle)
+        self._idle.clear()
 
     def holds(self, key: OffloadKey) -> bool:
         """Also true while the chunk is being written."""
@@ -53,13 +68,14 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         return bool(self._doomed)
 
     def _drop(self, key: OffloadKey) -> None:
+        self.settle()
         block = get_offload_block_hash(key)
         self._doomed.pop(key, None)
         del self._chunks[key]
         self._keys[block].remove(key)
         if not self._keys[block]:
             del self._keys[block]
-            self.shelf.drop(block)
+            self._shelf.drop(block)
 
     def get(self, key: OffloadKey) -> ChunkStatus | None:
         return self._chunks.get(key)
@@ -71,34 +87,35 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         keys = self._keys.setdefault(block, [])
         keys.append(key)
         self._most = max(self._most, len(keys))
-        self.shelf.put(block)
+        self._came.append(block)
 
     def remove(self, key: OffloadKey) -> None:
         """The chunk could not be written."""
-        self.shelf.unlock(get_offload_block_hash(key))
+        self._idle.append(get_offload_block_hash(key))
         self._drop(key)
 
     def touch(self, keys: Iterable[OffloadKey], req_context: ReqContext) -> None:
         return
 
     def mark_evictable(self, key: OffloadKey) -> None:
-        self.shelf.unlock(get_offload_block_hash(key))
+        self._idle.append(get_offload_block_hash(key))
 
     def mark_non_evictable(self, key: OffloadKey) -> None:
-        self.shelf.lock(get_offload_block_hash(key))
+        if self._came or self._idle:
+            self.settle()
+        self._shelf.lock(get_offload_block_hash(key))
 
     def evict(self, n: int, protected: set[OffloadKey]) -> list[tuple[OffloadKey, ChunkStatus]] | None:
         """At least ``n`` chunks: whole blocks, and not one more than it takes. None, and nothing leaves, if
         there are fewer."""
-        kept = frozenset(get_offload_block_hash(key) for key in protected)
+        self.settle()
+        kept = frozenset(map(get_offload_block_hash, protected))
         victims: list[bytes] = []
         chunks = 0
         while chunks < n:
-            blocks = self.shelf.evict(max(1, (n - chunks) // self._most), kept)
+            blocks = self._shelf.evict(max(1, (n - chunks) // self._most), kept)
             if blocks is None:
-                for block in reversed(victims):
-                    self.shelf.put(block)
-                    self.shelf.unlock(block)
+                self._shelf.put_all(reversed(victims), in_use=False)
                 return None
             victims.extend(blocks)
             chunks += sum(len(self._keys[block]) for block in blocks)
@@ -111,4 +128,6 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         self._chunks.clear()
         self._doomed.clear()
         self._keys.clear()
-        self.shelf.clear()
+        self._came.clear()
+        self._idle.clear()
+        self._shelf.clear()

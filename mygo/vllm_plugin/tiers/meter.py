@@ -11,6 +11,8 @@ from mygo.tree.cost import Step, StepCost, token_pairs
 
 # A step that took longer was interrupted: the machine slept, or somebody debugged it.
 LONGEST_STEP_S = 60.0
+# Steps that only decode come by the thousand and resemble one another.
+DECODE_STEPS_PER_SAMPLE = 8
 
 
 class StepMeter:
@@ -24,9 +26,13 @@ class StepMeter:
         self._clock = clock
         self._open: deque[tuple[float, Step | None]] = deque()
         self._ended_s = clock()
+        self._decode_steps = 0
 
     def scheduled(self, output: SchedulerOutput, *, measurable: bool) -> None:
         """A step begins. One that also waits for copies is not ``measurable``."""
+        if output.total_num_scheduled_tokens == len(output.num_scheduled_tokens):
+            measurable = measurable and self._decode_steps % DECODE_STEPS_PER_SAMPLE == 0
+            self._decode_steps += 1
         self._open.append((self._clock(), _step(output) if measurable else None))
 
     def ended(self) -> None:

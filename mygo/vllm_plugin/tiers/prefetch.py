@@ -47,6 +47,8 @@ class Prefetch:
     def step(self) -> None:
         """Start reads for requests that came near enough to their turn."""
         window = list(islice(self._waiting(), WINDOW_REQUESTS))
+        if not window and not self._asked:
+            return
         fresh = [request_id for request_id in window if request_id not in self._asked]
         self._asked &= set(window)
         if not fresh:

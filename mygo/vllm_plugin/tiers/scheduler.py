@@ -80,10 +80,14 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self._host = TreeCachePolicy(spec.num_chunks, keeper.host)
         # vLLM makes a policy from a name alone, which could not know this engine's tree
         self.manager.primary_tier._policy = self._host
+        # each step it would look at all live requests for what only tiers that store whole requests leave
+        self.manager._flush_pending_cascades = lambda: None
         self._disk: DiskTier | None = next(iter(self.manager.secondary_tiers), None)
+        self._disk_order: DiskOrder | None = None
         if self._disk is not None and self._disk.store is not None:
             assert keeper.disk is not None
-            self._disk.store.attach(DiskOrder(keeper.disk))
+            self._disk_order = DiskOrder(keeper.disk)
+            self._disk.store.attach(self._disk_order)
         self._tree = keeper.tree
         self._prefetch: Prefetch | None = None
         if prefetch and self._disk is not None:
@@ -108,6 +112,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         """What was last found and decided for each request that is not admitted yet."""
         self._kept_out: set[str] = set()
         """Requests of which nothing is stored."""
+        self._stored: set[str] = set()
+        """Running requests of which all is stored that ever will be."""
         self._purges = False
         """Something had yet to go when last looked."""
         self._layerwise_jobs: set[int] = set()
@@ -227,7 +233,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
 
     def measure(self, counters: TierCounters) -> None:
         """Fill in how full the tiers are, and what their links and the drive did."""
-        counters.held_tokens[Tier.HOST] = len(self._host.shelf) * self._tree.block_tokens
+        counters.held_tokens[Tier.HOST] = self._host.held_blocks * self._tree.block_tokens
         counters.loaded_bytes[Tier.HOST] = self.host_speed.total_bytes
         counters.load_s[Tier.HOST] = self.host_speed.total_s
         store = self._disk.store if self._disk is not None else None
@@ -320,20 +326,32 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def _build_store_jobs(self, scheduler_output: SchedulerOutput) -> Any:
         """vLLM stores nothing of a request that is loading: what this step computes goes with a later one."""
         barred = self._loading() | self._kept_out
-        scheduler_output = copy(scheduler_output)
-        scheduler_output.num_scheduled_tokens = {
-            request_id: tokens
-            for request_id, tokens in scheduler_output.num_scheduled_tokens.items()
-            if request_id not in barred and self._has_unstored(request_id)
-        }
-        scheduler_output.finished_req_ids = scheduler_output.finished_req_ids - barred
+        if barred:
+            scheduler_output = copy(scheduler_output)
+            scheduler_output.num_scheduled_tokens = {
+                request_id: tokens
+                for request_id, tokens in scheduler_output.num_scheduled_tokens.items()
+                if request_id not in barred
+            }
+            scheduler_output.finished_req_ids = scheduler_output.finished_req_ids - barred
         return super()._build_store_jobs(scheduler_output)
 
-    def _has_unstored(self, request_id: str) -> bool:
-        """vLLM stores prompts only: an answer is part of the next turn's."""
+    def _is_stored(self, request_id: str) -> bool:
+        """All of it that vLLM stores: prompts only, as an answer is part of the next turn's."""
+        if request_id in self._stored:
+            return True
         status = self._req_status[request_id]
-        stored = status.group_states[self._group].next_stored_chunk_idx
-        return bool(stored < status.req.num_prompt_tokens // self._tree.block_tokens)
+        stored = all(
+            state.next_stored_chunk_idx >= status.req.num_prompt_tokens // group.tokens_per_chunk
+            for group, state in zip(self.config.kv_group_configs, status.group_states, strict=True)
+        )
+        if stored:
+            self._stored.add(request_id)
+        return stored
+
+    def reset_cache(self) -> None:
+        self._stored.clear()
+        super().reset_cache()
 
     def request_finished(self, request: Request) -> tuple[bool, dict[str, Any] | None]:
         self._offers.pop(request.request_id, None)
@@ -343,13 +361,18 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> TierMetadata:
         if self._prefetch is not None:
             self._prefetch.step()
-        scheduler_output = growing(scheduler_output)
+        scheduler_output, passed_by = growing(scheduler_output, self._is_stored)
+        for block_ids in passed_by:
+            # what is still being copied out of them must be waited for
+            self._current_batch_allocated_block_ids.update(block_ids)
         if scheduler_output.preempted_req_ids:
             # vLLM waits for the stores of preempted requests and knows no loads of running ones. Those are
             # over when the step that reads them is, and so before the blocks are used again.
             scheduler_output.preempted_req_ids = scheduler_output.preempted_req_ids - self._loading()
         meta = super().build_connector_meta(scheduler_output)
         self._kept_out -= scheduler_output.finished_req_ids
+        self._stored -= scheduler_output.finished_req_ids
+        self._settle()
         jobs, self._layerwise_jobs = self._layerwise_jobs, set()
         return TierMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush, jobs)
 
@@ -361,3 +384,10 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         if meta is not None:
             self.host_speed.observe(meta.transfer_stats.load.bytes, meta.transfer_stats.load.time)
         super().update_connector_output(connector_output)
+        self._settle()
+
+    def _settle(self) -> None:
+        """The tree knows from here on what came and what is idle."""
+        self._host.settle()
+        if self._disk_order is not None:
+            self._disk_order.settle()

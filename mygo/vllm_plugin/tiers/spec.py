@@ -73,6 +73,7 @@ def native_settings(settings: TierSettings, model: ModelConfig) -> dict[str, Any
     return {
         "cpu_bytes_to_use": settings.host_bytes,
         "blocks_per_chunk": 1,
+        "offload_prompt_only": True,
         "secondary_tiers": tiers,
         "load_s_per_byte": settings.host_load_s_per_byte,
     }

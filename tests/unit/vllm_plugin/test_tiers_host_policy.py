@@ -179,9 +179,13 @@ class HostPolicyMachine(RuleBasedStateMachine):
         ids = [self.policy._chunks[key].chunk_id for key in self.here] + self.manager._free_list
         assert len(ids) == len(set(ids)) == self.manager._num_allocated_chunks
 
+    @rule()
+    def settle(self) -> None:
+        self.policy.settle()
+
     @invariant()
     def shelf_holds_blocks_with_their_users(self) -> None:
-        if not hasattr(self, "manager"):
+        if not hasattr(self, "manager") or self.policy._came or self.policy._idle:
             return
         users = dict.fromkeys(self._blocks(), 0)
         for key, readers in self.here.items():

@@ -43,6 +43,7 @@ class Host:
     def check(self) -> None:
         used = CHUNKS - self.manager._get_num_free_chunks()
         assert len(self.policy) == used
+        self.policy.settle()
         assert set(self.shelf) == {each[:-4] for each in self.policy._chunks}
         idle = sum(chunk.ref_cnt == 0 for chunk in self.policy._chunks.values())
         assert self.manager._num_evictable_cache_chunks == idle

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from vllm.v1.core.sched.output import CachedRequestData, SchedulerOutput
 
 from mygo.tree.cost import Step, StepCost, token_pairs
+from mygo.vllm_plugin.tiers import meter
 from mygo.vllm_plugin.tiers.meter import LONGEST_STEP_S, StepMeter
+
+
+@pytest.fixture(autouse=True)
+def tell_of_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "DECODE_STEPS_PER_SAMPLE", 1)
 
 
 class Notes(StepCost):
@@ -66,6 +72,15 @@ def test_step_lasts_from_its_scheduling_to_its_end() -> None:
     metered.scheduled(101.0, decoding(100, 200))
     metered.ended(101.25)
     assert metered.cost.told == [(STEP, 0.25)]
+
+
+def test_only_some_steps_that_decode_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "DECODE_STEPS_PER_SAMPLE", 3)
+    metered = Metered()
+    for number in range(7):
+        metered.scheduled(101.0 + number, decoding(100 + number))
+        metered.ended(101.5 + number)
+    assert [step.context_tokens for step, _ in metered.cost.told] == [100, 103, 106]
 
 
 def test_step_begins_when_the_one_before_it_has_ended_if_it_was_scheduled_earlier() -> None:
