@@ -64,6 +64,8 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         super().__init__(vllm_config, role, kv_cache_config)
         self._settings = PluginSettings.parse(self._kv_transfer_config.kv_connector_extra_config)
         self._requests: dict[str, Request] = {}
+        self.report_every_s = REPORT_EVERY_S
+        self._reported_s = 0.0
         self._prefilling: dict[str, Request] = {}
         """Those that wait, or have prompt tokens left to be computed."""
         self._maps: dict[str, SegmentMap] = {}

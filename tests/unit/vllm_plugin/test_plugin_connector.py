@@ -25,6 +25,7 @@ class _Reports:
     def __init__(self, engine: Any) -> None:
         self.held: dict[SegmentKey, ResidencyEvent] = {}
         self.load = WorkerLoad()
+        engine.connector.report_every_s = 0.0  # in each step
         reporter = engine.connector._reporter
         reporter.close()
         reporter.publish = self.publish
