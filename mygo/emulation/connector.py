@@ -133,6 +133,7 @@ class EmulatedConnector(MygoConnector):
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self.clock = VirtualClock()
+        self.report_every_s = 0.0  # of real seconds, which do not pass here
         self.worker: EmulatedWorker | None = None
         """None without a host tier."""
         self.loaded: dict[str, dict[Tier, int]] = {}

@@ -48,6 +48,9 @@ from mygo.vllm_plugin.wire import Done, Hello, Look, Purge
 
 logger = logging.getLogger(__name__)
 
+# A busy engine tells so often what it holds, not in each step: the router hears of it twice a second anyway.
+REPORT_EVERY_S = 0.05
+
 
 class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     """See ``settings.engine_arguments`` for how to load it.
@@ -165,7 +168,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 if shared == len(segments.spans):
                     self._maps[request.request_id] = segments
                 self._ledger.begin(request.request_id, segments.spans[:shared], self._cache.hashes(request))
-            self._report()
+            self._reporter.publish([], self._load())
 
     def get_num_new_matched_tokens(
         self, request: Request, num_computed_tokens: int
@@ -207,7 +210,9 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         """The step is over; the cache's events were taken just before. We add none of our own."""
         self._ledger.observe(self._cache.event_id(block) for block in self._tiers.step_ended())
         answers = self._obey()
-        self._report()
+        # the last request's step may be the last one for hours
+        if not self._requests or answers or time.monotonic() - self._reported_s >= self.report_every_s:
+            self._report()
         if self._commander is not None:
             for answer in answers:
                 self._commander.answer(answer)
@@ -280,6 +285,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def _report(self) -> None:
         if self._reporter is not None:
+            self._reported_s = time.monotonic()
             self._reporter.publish(self._ledger.take_events(), self._load())
 
     def _load(self) -> WorkerLoad:
