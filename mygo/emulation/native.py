@@ -36,6 +36,7 @@ class NativeScheduler(TierScheduler):
         super().__init__(spec, *parts, gate=False, layerwise=False, prefetch=False)
         self.manager.primary_tier._policy = policy
         self._host: Any = _VllmPolicy(policy)
+        self._demotion = None
         for disk in spec.disks:
             disk.attach(LruOrder())
 

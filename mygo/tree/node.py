@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -53,6 +53,10 @@ class Node:
 
     def holds_all(self, tier: Tier) -> bool:
         return self.held.get(tier) == self.tokens
+
+    def held_by(self, tiers: Iterable[Tier]) -> bool:
+        """One of these tiers holds all of it."""
+        return any(self.held.get(tier) == self.tokens for tier in tiers)
 
     def upward(self) -> Iterator[Node]:
         """Itself, its parent and so on, without the root."""

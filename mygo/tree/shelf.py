@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
-from mygo.tree.exits import Exits, Holding, Standing
+from mygo.tree.exits import Exits, Holding, Mirrors, Standing
 from mygo.tree.knowledge import KnowledgeTree
 from mygo.tree.node import Block, Node, Place
 from mygo.tree.policies.base import Policy
@@ -19,13 +19,16 @@ _FASTER: dict[Tier, tuple[Tier, ...]] = {
 }
 
 
+_Taken = tuple[Node, list[Block], int]  # blocks of a node, and their tokens
+
+
 class Shelf:
     """The blocks that a tier holds, each with the number of its users.
 
     Blocks that the tree does not know (found after a restart, say) may be held: they leave before all
     others, least recently used first. Blocks of a node leave from its tail to its head, and a node only
-    when nothing below it is held. Order among nodes: those that nobody can reach, then ``mirrors_first``
-    those that a faster tier holds too, then as the policy says.
+    when nothing below it is held. Order among nodes: those that nobody can reach, then ``mirrors``, then as
+    the policy says.
 
     Each operation takes O(log n) amortised for n nodes, besides what it moves; only a hole in the middle
     of a path costs a walk over what lies behind it.
@@ -37,27 +40,28 @@ class Shelf:
         tier: Tier,
         policy: Policy,
         *,
-        mirrors_first: bool = False,
+        mirrors: Mirrors | None = None,
         on_evict: Callable[[Tier, Node, int], None] | None = None,
     ) -> None:
         """``policy`` must be this shelf's own: clocks are per tier.
 
-        ``mirrors_first``: under pressure give up nodes first that a faster tier holds as well. ``on_evict``
-        is told of each eviction, by node: (tier, node, tokens that left).
+        ``mirrors``: under pressure give up nodes first that a faster tier holds as well. ``on_evict`` is told
+        of each eviction, by node: (tier, node, tokens that left).
         """
         self.tree = tree
         self.tier = tier
         self.policy = policy
         self.held_tokens = 0
         """Of all blocks that the tree knows."""
-        self._mirrors_first = mirrors_first
+        self._mirrors = mirrors
         self._on_evict = on_evict
         self._faster = _FASTER[tier]
+        self._reach = (tier, *self._faster)
         self._users: dict[Block, int] = {}
         self._strangers: OrderedDict[Block, None] = OrderedDict()
         """Blocks without users that the tree does not know, least recently used first."""
         self._holdings: dict[Node, Holding] = {}
-        self._exits = Exits(policy)
+        self._exits = Exits(policy, mirrors.spared_tokens if mirrors else 0)
         tree.attach(self)
 
     def __len__(self) -> int:
@@ -157,33 +161,19 @@ class Shelf:
         None, and nothing changed, if so many cannot go: blocks in use, ``protected`` ones, and what lies
         before them stay.
         """
-        strangers: list[Block] = []
-        if self._strangers:
-            strangers.extend(islice((each for each in self._strangers if each not in protected), blocks))
-        wanted = blocks - len(strangers)
-        gone: list[tuple[Node, list[Block], int]] = []
-        spared: list[Node] = []
-        while wanted > 0:
-            node = self._exits.first()
-            if node is None:
-                break
-            taken, tokens = self._take(node, wanted, protected)
-            if taken:
-                gone.append((node, taken, tokens))
-                wanted -= len(taken)
-            else:
-                self._stand(node, Standing.STAYS)
-                spared.append(node)
-        if wanted:
-            for node, taken, tokens in reversed(gone):
-                self._put_back(node, taken, tokens)
-        for node in spared:
-            self._settle(node)
-        if wanted:
+        strangers, gone = self._choose(blocks, protected)
+        if len(strangers) + sum(len(taken) for _, taken, _ in gone) < blocks:
+            self._put_back(gone)
             return None
         for block in strangers:
             del self._strangers[block], self._users[block]
         self._let_go(gone)
+        return [*strangers, *(block for _, taken, _ in gone for block in taken)]
+
+    def leaving(self, blocks: int) -> list[Block]:
+        """The next ``blocks`` blocks that would leave, or as many as there are, in that order. They stay."""
+        strangers, gone = self._choose(blocks, frozenset())
+        self._put_back(gone)
         return [*strangers, *(block for _, taken, _ in gone for block in taken)]
 
     # --- what the tree tells (mygo.tree.node.Holder) ------------------------------------------------
@@ -242,12 +232,14 @@ class Shelf:
 
     def _settle(self, node: Node) -> None:
         """Find out whether the node may leave, and why."""
-        holding = self._holdings[node]
-        if not holding.blocks or holding.children or self._users[self._last_block(node)]:
+        holding, mirrors = self._holdings[node], self._mirrors
+        mirrored = mirrors is not None and node.holds_all(mirrors.tier)
+        stays = holding.children and not (mirrored and mirrors is not None and mirrors.come_back)
+        if not holding.blocks or stays or self._users[node.blocks[holding.last - node.first_block]]:
             standing = Standing.STAYS
         elif holding.lost or holding.last - node.first_block + 1 != holding.blocks:
             standing = Standing.LOST
-        elif self._mirrors_first and self._mirrored(node):
+        elif mirrored:
             standing = Standing.MIRROR
         else:
             standing = Standing.EXPOSED
@@ -255,9 +247,6 @@ class Shelf:
 
     def _stand(self, node: Node, standing: Standing) -> None:
         self._exits.move(node, self._holdings[node], standing)
-
-    def _last_block(self, node: Node) -> Block:
-        return node.blocks[self._holdings[node].last - node.first_block]
 
     def _hold(self, node: Node, last: int, blocks: int, tokens: int) -> None:
         """Some more blocks of a node came, the last of them at depth ``last``."""
@@ -271,13 +260,13 @@ class Shelf:
         holding.last = max(holding.last, last)
         self._count(node, tokens)
         self.tree.hold(node, self.tier, tokens)
-        if node.holds_all(self.tier) and not self._mirrored(node):
+        if node.holds_all(self.tier) and not node.held_by(self._faster):
             self._reach_below(node)
         self._settle(node)
 
     def _release(self, place: Place) -> None:
         node, _, tokens = place
-        whole = self._whole(node)
+        whole = node.held_by(self._reach)
         holding = self._holdings[node]
         holding.blocks -= 1
         self._count(node, -tokens)
@@ -291,12 +280,30 @@ class Shelf:
                 holding.last -= 1
             self._settle(node)
         self.tree.hold(node, self.tier, -tokens)
-        if self._whole(node) != whole:
+        if node.held_by(self._reach) != whole:
             self._reach_below(node)
 
+    def _choose(self, blocks: int, protected: Collection[Block]) -> tuple[list[Block], list[_Taken]]:
+        """The first half of an eviction: whose turn it is, ``blocks`` blocks at most."""
+        strangers = list(islice((each for each in self._strangers if each not in protected), blocks))
+        wanted = blocks - len(strangers)
+        gone: list[_Taken] = []
+        spared: list[Node] = []
+        while wanted > 0 and (node := self._exits.first()) is not None:
+            taken, tokens = self._take(node, wanted, protected)
+            if taken:
+                gone.append((node, taken, tokens))
+                wanted -= len(taken)
+            else:
+                self._stand(node, Standing.STAYS)
+                spared.append(node)
+        for node in spared:
+            self._settle(node)
+        return strangers, gone
+
     def _take(self, node: Node, most: int, protected: Collection[Block]) -> tuple[list[Block], int]:
-        """The first half of an eviction: the node's last blocks, at most ``most``, and their tokens are out
-        of the way, and nobody else knows yet. None if the last one is protected."""
+        """The node's last blocks, at most ``most``, and their tokens are out of the way, and nobody else
+        knows yet. None if the last one is protected."""
         holding = self._holdings[node]
         if holding.standing is Standing.LOST:
             most = 1  # what lies before a hole need not be lost
@@ -321,26 +328,27 @@ class Shelf:
                 self._child(node, -1)
         return taken, tokens
 
-    def _put_back(self, node: Node, blocks: list[Block], tokens: int) -> None:
-        """Undo ``_take``."""
-        place = self.tree.place(blocks[0])
-        assert place is not None
-        holding = self._holdings[node]
-        self._users.update(dict.fromkeys(blocks, 0))
-        holding.blocks += len(blocks)
-        holding.last = place.depth
-        self._count(node, tokens)
-        if holding.blocks == len(blocks):
-            self._child(node, 1)
-        self._settle(node)
+    def _put_back(self, gone: list[_Taken]) -> None:
+        """Undo ``_choose``."""
+        for node, blocks, tokens in reversed(gone):
+            place = self.tree.place(blocks[0])
+            assert place is not None
+            holding = self._holdings[node]
+            self._users.update(dict.fromkeys(blocks, 0))
+            holding.blocks += len(blocks)
+            holding.last = place.depth
+            self._count(node, tokens)
+            if holding.blocks == len(blocks):
+                self._child(node, 1)
+            self._settle(node)
 
-    def _let_go(self, gone: Iterable[tuple[Node, list[Block], int]]) -> None:
+    def _let_go(self, gone: Iterable[_Taken]) -> None:
         """The second half of an eviction."""
         tokens: dict[Node, int] = {}
         for node, _, taken_tokens in gone:
             tokens[node] = tokens.get(node, 0) + taken_tokens
         for node, evicted_tokens in tokens.items():
-            whole = self._whole(node)
+            whole = node.held_by(self._reach)
             self.policy.evicted(node)
             if self._on_evict is not None:
                 self._on_evict(self.tier, node, evicted_tokens)
@@ -348,7 +356,7 @@ class Shelf:
                 self.policy.remove(node)
                 del self._holdings[node]
             self.tree.hold(node, self.tier, -evicted_tokens)
-            if self._whole(node) != whole:
+            if node.held_by(self._reach) != whole:
                 self._reach_below(node)
 
     def _count(self, node: Node, tokens: int) -> None:
@@ -364,19 +372,11 @@ class Shelf:
 
     # --- holes -------------------------------------------------------------------------------------
 
-    def _whole(self, node: Node) -> bool:
-        """This tier or a faster one holds all of it."""
-        return node.holds_all(self.tier) or self._mirrored(node)
-
-    def _mirrored(self, node: Node) -> bool:
-        """A faster tier holds all of it."""
-        return bool(self._faster) and any(node.holds_all(tier) for tier in self._faster)
-
     def _cut_off(self, node: Node) -> bool:
         """Something before the node is missing in this tier and in all faster ones."""
         assert node.parent is not None
         for ancestor in node.parent.upward():
-            if not self._whole(ancestor):
+            if not ancestor.held_by(self._reach):
                 return True
             holding = self._holdings.get(ancestor)
             if holding is not None:
@@ -395,5 +395,5 @@ class Shelf:
                         continue
                     holding.lost = lost
                     self._settle(child)
-                if self._whole(child):
+                if child.held_by(self._reach):
                     changed.append(child)

@@ -29,6 +29,8 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         """To be purged as soon as nobody reads or writes them."""
         self._most = 1
         """Chunks of one block, as far as seen."""
+        self.evicted_blocks = 0
+        """By ``evict``, since the beginning."""
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -119,10 +121,17 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
                 return None
             victims.extend(blocks)
             chunks += sum(len(self._keys[block]) for block in blocks)
+        self.evicted_blocks += len(victims)
         gone = [(key, self._chunks.pop(key)) for block in victims for key in self._keys.pop(block)]
         for key, _ in gone:
             self._doomed.pop(key, None)
         return gone
+
+    def leaving(self, blocks: int) -> list[OffloadKey]:
+        """The chunks of the next ``blocks`` blocks that would leave, in that order. They stay."""
+        self.settle()
+        chunks = (key for block in self._shelf.leaving(blocks) for key in self._keys[block])
+        return [key for key in chunks if key not in self._doomed]
 
     def clear(self) -> None:
         self._chunks.clear()

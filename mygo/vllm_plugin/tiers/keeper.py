@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mygo.tree.cost import StepCost
+from mygo.tree.exits import Mirrors
 from mygo.tree.knowledge import KnowledgeTree
 from mygo.tree.node import Node
 from mygo.tree.policies import make
 from mygo.tree.shelf import Shelf
 from mygo.types import Tier
 from mygo.vllm_plugin.settings import TierSettings
+
+# Of host memory: what came last may leave soon, and would have to be written to disk a second time.
+SPARED_SHARE = 0.25
 
 
 class Keeper:
@@ -37,12 +41,16 @@ class Keeper:
             Tier.HOST: (settings.policy, host_tokens),
             Tier.DISK: (settings.policy, disk_tokens),
         }
+        mirrors = {
+            Tier.HOST: Mirrors(Tier.DEVICE),
+            Tier.DISK: Mirrors(Tier.HOST, int(SPARED_SHARE * host_tokens), come_back=True),
+        }
         shelves = {
             tier: Shelf(
                 self.tree,
                 tier,
                 make(name, self.tree, tokens, look_ahead=settings.lookahead_share > 0),
-                mirrors_first=tier is Tier.HOST,
+                mirrors=mirrors.get(tier),
                 on_evict=on_evict,
             )
             for tier, (name, tokens) in policies.items()

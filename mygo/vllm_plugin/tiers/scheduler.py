@@ -31,6 +31,7 @@ from mygo.types import Tier
 from mygo.vllm_plugin.disk.records import Presence
 from mygo.vllm_plugin.disk.tier import DiskTier
 from mygo.vllm_plugin.tiers.counters import TierCounters
+from mygo.vllm_plugin.tiers.demotion import Demotion
 from mygo.vllm_plugin.tiers.disk_order import DiskOrder
 from mygo.vllm_plugin.tiers.growing import growing
 from mygo.vllm_plugin.tiers.host_policy import TreeCachePolicy
@@ -99,6 +100,9 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
                 self._prefill_s,
                 clock,
             )
+        self._demotion: Demotion | None = None
+        if self._disk is not None:
+            self._demotion = Demotion(self.manager, self._host, self._disk, spec.num_chunks)
         self._device_tokens = device_tokens
         self._cost = cost
         self._gate = gate
@@ -361,6 +365,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> TierMetadata:
         if self._prefetch is not None:
             self._prefetch.step()
+        if self._demotion is not None:
+            self._demotion.step()
         scheduler_output, passed_by = growing(scheduler_output, self._is_stored)
         for block_ids in passed_by:
             # what is still being copied out of them must be waited for

@@ -39,6 +39,17 @@ def test_document_is_hit_in_the_tier_that_still_holds_it() -> None:
     assert found == [miss] * 5 + [disk, disk, host, device, disk]
 
 
+def test_full_disk_holds_what_host_memory_does_not() -> None:
+    """Scenario: twelve documents that all ask for stay in host memory, which has room for sixteen. The disk,
+    with room for sixteen, need not hold those twelve as well: so it holds the twelve that are asked for once
+    in a while, too."""
+    core = engine(TWO, 16 * TOKENS, 16 * TOKENS)
+    popular, others = "abcdefghijkl", "mnopqrstuvwx"
+    found = documents(core, 3 * popular + others + popular + others)
+    assert all(host for _, host, _ in found[-24:-12])
+    assert all(disk for _, _, disk in found[-12:])
+
+
 def test_document_is_computed_again_when_no_tier_has_room_for_it() -> None:
     core = engine(TWO, 3 * TOKENS, policy="lru", lookahead_share=0.0)
     assert documents(core, "abcdea")[-1] == (0, 0, 0)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from tree_cases import begin, node_of, path, serve, shelf_of, tree_of
+from tree_cases import BLOCK_TOKENS, begin, node_of, path, serve, shelf_of, tree_of
 
+from mygo.tree.exits import Mirrors
 from mygo.tree.policies.base import LazyHeap
 from mygo.types import Tier
 
@@ -103,7 +104,7 @@ def test_hole_inside_a_node_costs_only_what_lies_behind_it() -> None:
 
 def test_mirrors_leave_first_when_the_shelf_is_told_so() -> None:
     tree = tree_of()
-    device, host = shelf_of(tree), shelf_of(tree, tier=Tier.HOST, mirrors_first=True)
+    device, host = shelf_of(tree), shelf_of(tree, tier=Tier.HOST, mirrors=Mirrors(Tier.DEVICE))
     serve(tree, host, "r1", "a")
     serve(tree, host, "r2", "b")
     device.put(b"b")
@@ -112,6 +113,42 @@ def test_mirrors_leave_first_when_the_shelf_is_told_so() -> None:
     host.unlock(b"b")
     device.drop(b"b")
     assert names(host.evict(1)) == ["a"], "nothing mirrors b any more, and a is older"
+
+
+def test_latest_mirrors_stay_when_some_are_spared() -> None:
+    tree = tree_of()
+    spared = Mirrors(Tier.DEVICE, 2 * BLOCK_TOKENS)
+    device, host = shelf_of(tree), shelf_of(tree, tier=Tier.HOST, mirrors=spared)
+    for text in "abcd":
+        serve(tree, host, text, text)
+    for block in (b"d", b"c", b"b"):
+        device.put(block)
+    assert names(host.leaving(4)) == ["d", "a", "c", "b"], "the last two leave when nothing else is left"
+
+
+def test_mirrored_parent_leaves_before_its_child_when_the_faster_tier_gives_it_back() -> None:
+    tree = tree_of()
+    for come_back, expected in ((False, ["x"]), (True, ["p"])):
+        mirrors = Mirrors(Tier.DEVICE, come_back=come_back)
+        device, host = shelf_of(tree), shelf_of(tree, tier=Tier.HOST, mirrors=mirrors)
+        serve(tree, host, "old", "x")
+        serve(tree, host, "new", "p|c")
+        device.put(b"p")
+        assert names(host.evict(1)) == expected
+        for shelf in (host, device):
+            shelf.clear()
+
+
+def test_blocks_stay_when_it_is_asked_which_leave_next() -> None:
+    tree = tree_of()
+    shelf = shelf_of(tree)
+    serve(tree, shelf, "r1", "ab|c")
+    serve(tree, shelf, "r2", "d")
+    shelf.lock(b"d")
+    assert names(shelf.leaving(2)) == ["abc", "ab"]
+    assert names(shelf.leaving(9)) == ["abc", "ab", "a"], "as many as may leave"
+    assert len(shelf) == 4 and shelf.held_tokens == 4 * BLOCK_TOKENS
+    assert names(shelf.evict(2)) == ["abc", "ab"]
 
 
 def test_child_is_not_lost_when_a_faster_tier_holds_its_parent() -> None:

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mygo.tree.exits import Mirrors
 from mygo.tree.knowledge import KnowledgeTree
 from mygo.tree.node import Block, Node
 from mygo.tree.policies import POLICIES, make
@@ -35,9 +36,11 @@ class TreeMachine(RuleBasedStateMachine):
         policy=st.sampled_from(sorted(POLICIES)),
         ghosts=st.sampled_from([0, 3, 100]),
         budget=st.sampled_from([0, 12, 1_000]),
-        mirrors=st.booleans(),
+        mirrors=st.sampled_from(
+            [None, Mirrors(Tier.DEVICE), Mirrors(Tier.DEVICE, 12), Mirrors(Tier.DEVICE, 12, come_back=True)]
+        ),
     )
-    def start(self, policy: str, ghosts: int, budget: int, mirrors: bool) -> None:
+    def start(self, policy: str, ghosts: int, budget: int, mirrors: Mirrors | None) -> None:
         self.tree = KnowledgeTree(
             block_tokens=BLOCK_TOKENS,
             prefill_s=prefill_s,
@@ -47,8 +50,8 @@ class TreeMachine(RuleBasedStateMachine):
         )
         self.mirrors = mirrors
         self.shelves = {
-            tier: Shelf(self.tree, tier, make(policy, self.tree, 40), mirrors_first=mirrors)
-            for tier in (Tier.DEVICE, Tier.HOST)
+            tier: Shelf(self.tree, tier, make(policy, self.tree, 40), mirrors=mirrors_of_it)
+            for tier, mirrors_of_it in ((Tier.DEVICE, None), (Tier.HOST, mirrors))
         }
         self.users: dict[Tier, dict[Block, int]] = {tier: {} for tier in self.shelves}
         self.paths: dict[str, list[Block]] = {}
@@ -164,7 +167,11 @@ class TreeMachine(RuleBasedStateMachine):
         protected = frozenset(list(users)[each % len(users)] for each in pick) if users else frozenset()
         possible = self._evictable(tier, protected)
         first_choice = self._best_choices(tier, protected)
+        expected = shelf.leaving(count)
         gone = shelf.evict(count, protected)
+        if not protected:
+            assert len(expected) == min(count, len(possible))
+            assert gone is None or gone == expected
         if count > len(possible):
             assert gone is None
             return
@@ -175,7 +182,7 @@ class TreeMachine(RuleBasedStateMachine):
         left = set(users) - set(gone)
         for block in gone:
             place = self.tree.place(block)
-            if place is not None:
+            if place is not None and not self._may_leave_children(place.node, tier):
                 below = [child for child in place.node.children.values() if left & set(child.blocks)]
                 assert not below, "a parent left before its child"
                 after = place.node.blocks[place.depth - place.node.first_block + 1 :]
@@ -200,6 +207,13 @@ class TreeMachine(RuleBasedStateMachine):
     def _held(self, node: Node, tier: Tier) -> list[Block]:
         return [block for block in node.blocks if block in self.users[tier]]
 
+    def _is_mirror(self, node: Node, tier: Tier) -> bool:
+        on_device = len(self._held(node, Tier.DEVICE)) == len(node.blocks)
+        return self.mirrors is not None and tier is Tier.HOST and on_device
+
+    def _may_leave_children(self, node: Node, tier: Tier) -> bool:
+        return self.mirrors is not None and self.mirrors.come_back and self._is_mirror(node, tier)
+
     def _evictable(self, tier: Tier, protected: frozenset[Block]) -> set[Block]:
         """Blocks that nobody uses, and behind which nobody uses anything, in nodes held without a gap."""
 
@@ -211,7 +225,7 @@ class TreeMachine(RuleBasedStateMachine):
                 for child, free in zip(node.children.values(), children, strict=True)
                 if self._held(child, tier)
             ]
-            free = all(held_children)
+            free = all(held_children) or self._may_leave_children(node, tier)
             for block in reversed(self._held(node, tier)):
                 free = free and not self.users[tier][block] and block not in protected
                 if free:
@@ -245,16 +259,20 @@ class TreeMachine(RuleBasedStateMachine):
         leaves: dict[Block, Node] = {}
         for node in self.tree.nodes():
             held = self._held(node, tier)
-            if held and held[-1] in free and not any(self._held(c, tier) for c in node.children.values()):
+            below = any(self._held(child, tier) for child in node.children.values())
+            if held and held[-1] in free and (not below or self._may_leave_children(node, tier)):
                 leaves[held[-1]] = node
         lost = {block for block, node in leaves.items() if self._lost(node, tier)}
-        mirrors = {
-            block
-            for block, node in leaves.items()
-            if self.mirrors and tier is Tier.HOST and len(self._held(node, Tier.DEVICE)) == len(node.blocks)
-        }
-        if lost or mirrors:
-            return lost or mirrors
+        if lost:
+            return lost
+        mirrors = {block: node for block, node in leaves.items() if self._is_mirror(node, tier)}
+        spared = self.mirrors.spared_tokens if self.mirrors is not None else 0
+        if sum(node.tokens for node in mirrors.values()) > spared:
+            return set(mirrors)
+        others = {block: node for block, node in leaves.items() if block not in mirrors}
+        if not others:
+            return set(mirrors)
+        leaves = others
         unawaited = {block for block, node in leaves.items() if not node.awaited_by}
         if unawaited or not leaves:
             return unawaited

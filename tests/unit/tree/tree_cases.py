@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mygo.tree.knowledge import KnowledgeTree
 from mygo.tree.node import Block, Node
 from mygo.tree.policies import make
@@ -22,7 +24,7 @@ def tree_of(**options: object) -> KnowledgeTree:
     return KnowledgeTree(**{**fixed, **options})  # type: ignore[arg-type]
 
 
-def shelf_of(tree: KnowledgeTree, policy: str = "lru", tier: Tier = Tier.DEVICE, **options: bool) -> Shelf:
+def shelf_of(tree: KnowledgeTree, policy: str = "lru", tier: Tier = Tier.DEVICE, **options: Any) -> Shelf:
     return Shelf(tree, tier, make(policy, tree, 10_000), **options)
 
 

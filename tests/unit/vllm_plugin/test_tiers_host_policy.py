@@ -18,6 +18,7 @@ from vllm.v1.kv_offload.base import (
 from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
 from vllm.v1.kv_offload.tiering.manager import CPUPrimaryTierOffloadingManager
 
+from mygo.tree.exits import Mirrors
 from mygo.tree.policies import make
 from mygo.tree.shelf import Shelf
 from mygo.types import Tier
@@ -58,7 +59,12 @@ class HostPolicyMachine(RuleBasedStateMachine):
     def start(self, kind: str, policy: str, groups: int, mirrors: bool) -> None:
         self.groups = groups
         self.tree = knowledge_tree()
-        self.shelf = Shelf(self.tree, Tier.HOST, make(policy, self.tree, CHUNKS * 4), mirrors_first=mirrors)
+        self.shelf = Shelf(
+            self.tree,
+            Tier.HOST,
+            make(policy, self.tree, CHUNKS * 4),
+            mirrors=Mirrors(Tier.DEVICE) if mirrors else None,
+        )
         self.manager = manager_of(kind)
         self.policy = self.manager._policy = TreeCachePolicy(CHUNKS, self.shelf)
         self.here: dict[OffloadKey, int] = {}
@@ -139,6 +145,15 @@ class HostPolicyMachine(RuleBasedStateMachine):
         self.manager.complete_load(keys, ReqContext(req_id="r"))
         for key in keys:
             self.here[key] -= 1
+
+    @rule(blocks=st.integers(1, 6))
+    def look_ahead(self, blocks: int) -> None:
+        """Which chunks leave next: idle ones, whole blocks, and nothing changes."""
+        keys = self.policy.leaving(blocks)
+        may_leave = self._may_leave(protected=set())
+        found = dict.fromkeys(map(get_offload_block_hash, keys))
+        assert len(found) == min(blocks, len(may_leave)) and found.keys() <= may_leave
+        assert set(keys) == {key for key in self.here if get_offload_block_hash(key) in found}
 
     @rule(text=texts)
     def touch(self, text: list[int]) -> None:
