@@ -1,0 +1,104 @@
+"""One alpha in one bucket: how far its answers were from exact ones, and what that proves."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from mygo.blend.betting import MeanTest
+from mygo.blend.variants import DocumentTag
+from mygo.blend.verdicts import Divergence
+
+RECENT = 100
+"""Observations that are kept, to find out which document is to blame for them."""
+BLAMED = 2.0
+"""A document is to blame whose mean is at least so many times the bound, if the others keep it."""
+BLAMED_OBSERVATIONS = 5
+"""Fewer say nothing of a document."""
+
+
+@dataclass(slots=True)
+class Track:
+    """Tests two claims of the mean of the KL, clipped to ``kl_clip`` nats: that it is at most the bound
+    (``harm`` is evidence against it), and that it is at least the bound (``proof`` is)."""
+
+    level: int
+    """Index of its alpha among the guard's."""
+    kl_clip: float
+    harm: MeanTest
+    proof: MeanTest
+    harm_at: float
+    """Evidence of harm at which the first claim is given up."""
+    proof_at: float
+    count: int = 0
+    kl_sum: float = 0.0
+    """Of clipped KL, in nats."""
+    agreement_sum: float = 0.0
+    overlap_sum: float = 0.0
+    recent: deque[tuple[float, tuple[DocumentTag, ...]]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """Clipped KL and the documents that were reused."""
+
+    @staticmethod
+    def begin(level: int, kl_bound: float, kl_clip: float, *, harm_error: float, proof_error: float) -> Track:
+        """``harm_error``, ``proof_error``: how likely each claim may ever be given up if it holds."""
+        bound = kl_bound / kl_clip
+        return Track(level, kl_clip, MeanTest(bound), MeanTest(1 - bound), 1 / harm_error, 1 / proof_error)
+
+    def observe(self, divergence: Divergence, documents: Collection[DocumentTag]) -> None:
+        kl = min(divergence.first_token_kl, self.kl_clip)
+        self.count += 1
+        self.kl_sum += kl
+        self.agreement_sum += divergence.top1_agreement
+        self.overlap_sum += divergence.overlap
+        self.recent.append((kl, tuple(documents)))
+        self.harm.observe(kl / self.kl_clip)
+        self.proof.observe(1 - kl / self.kl_clip)
+
+    @property
+    def mean_kl(self) -> float:
+        """Nats; 0 if nothing was observed."""
+        return self.kl_sum / max(1, self.count)
+
+    @property
+    def harmful(self) -> bool:
+        return self.harm.evidence >= self.harm_at
+
+    @property
+    def proven(self) -> bool:
+        return self.proof.evidence >= self.proof_at
+
+    def culprit(self, kl_bound: float) -> DocumentTag | None:
+        """The one document without which the recent observations keep the bound, if there is one."""
+        total, count = sum(kl for kl, _ in self.recent), len(self.recent)
+        of: dict[DocumentTag, list[float]] = {}
+        for kl, documents in self.recent:
+            for document in dict.fromkeys(documents):
+                of.setdefault(document, []).append(kl)
+        suspects = [
+            (sum(kls) / len(kls), document)
+            for document, kls in of.items()
+            if len(kls) >= BLAMED_OBSERVATIONS
+            and sum(kls) >= BLAMED * kl_bound * len(kls)
+            and total - sum(kls) <= kl_bound * (count - len(kls))
+        ]
+        return max(suspects)[1] if suspects else None
+
+    def clear(self, document: DocumentTag, kl_bound: float) -> bool:
+        """The document is not reused any more. True if all else that was observed lately keeps the bound."""
+        rest = [(kl, documents) for kl, documents in self.recent if document not in documents]
+        self.recent = deque(rest, RECENT)
+        return sum(kl for kl, _ in rest) <= kl_bound * len(rest)
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What is served to the requests of a bucket, and what may be served next."""
+
+    served: Track | None = None
+    """None: answer exactly."""
+    trial: Track | None = None
+
+    @property
+    def state(self) -> str:
+        return "proven" if self.served is not None else "unproven" if self.trial is not None else "off"
