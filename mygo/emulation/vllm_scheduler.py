@@ -210,7 +210,7 @@ class VllmScheduler:
         scheduled = Scheduled(output, chunks, sequences, context_tokens, admitted, now_s)
         worker = self._connector.worker
         if worker is not None:
-            meta = output.kv_connector_metadata
+            meta = output.kv_connector_metadata.tiers
             worker.copier.waited_until_s = now_s
             worker.handle_preemptions(meta)
             scheduled.begins_s = self._connector.clock.now_s = max(now_s, worker.copier.waited_until_s)
@@ -259,7 +259,7 @@ class VllmScheduler:
         if worker is None:
             return None
         worker.finish_layerwise()
-        worker.prepare_store_kv(scheduled.output.kv_connector_metadata)
+        worker.prepare_store_kv(scheduled.output.kv_connector_metadata.tiers)
         sent, received = worker.get_finished(set())
         meta = worker.build_connector_worker_meta()
         self._heard = meta is not None

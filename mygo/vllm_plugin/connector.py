@@ -35,6 +35,9 @@ from mygo.errors import BadRequest, ConfigError
 from mygo.tree.keys import segment_key
 from mygo.types import Tier, WorkerLoad
 from mygo.vllm_plugin import identity, spans, versions
+from mygo.vllm_plugin.beside_model import BesideModel, StepMetadata
+from mygo.vllm_plugin.chunks import refusals
+from mygo.vllm_plugin.chunks.chunks import Chunks
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.ledger import Ledger
 from mygo.vllm_plugin.reporter import Reporter, ReportSink
@@ -42,8 +45,7 @@ from mygo.vllm_plugin.retirement import Retirement
 from mygo.vllm_plugin.settings import PluginSettings
 from mygo.vllm_plugin.siblings import SiblingHold
 from mygo.vllm_plugin.spans import SegmentMap
-from mygo.vllm_plugin.tiers.tiers import Tiers, make_worker
-from mygo.vllm_plugin.tiers.worker import TierWorker
+from mygo.vllm_plugin.tiers.tiers import Tiers
 from mygo.vllm_plugin.wire import Done, Hello, Look, Purge
 
 logger = logging.getLogger(__name__)
@@ -77,15 +79,17 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._reporter: ReportSink | None = None
         self._commander: Reporter | None = None
         """Where commands come from: the same socket."""
-        self._mover: TierWorker | None = None
-        if role == KVConnectorRole.WORKER and self._settings.tiers.host_bytes:
-            self._mover = make_worker(vllm_config, kv_cache_config, self._settings.tiers)
+        if self._settings.chunks.host_bytes:
+            refusals.check(vllm_config, kv_cache_config)
+        if role == KVConnectorRole.WORKER:
+            self._worker = BesideModel(vllm_config, kv_cache_config, self._settings)
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
         """A layer can only wait for its KV between two graphs."""
-        tiers = PluginSettings.parse(extra_config).tiers
-        return bool(tiers.host_bytes and tiers.layerwise)
+        settings = PluginSettings.parse(extra_config)
+        tiers = settings.tiers
+        return bool((tiers.host_bytes and tiers.layerwise) or settings.chunks.host_bytes)
 
     def bind_kv_cache_manager(self, kv_cache_manager: KVCacheManager) -> None:
         """The scheduler has built its cache: everything that depends on it begins here."""
@@ -94,6 +98,14 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._siblings = SiblingHold(self._cache)
         self._tiers = self._make_tiers(kv_cache_manager)
         self._cache.when_cleared(self._tiers.cleared)
+        self._chunks = Chunks(
+            self._settings.chunks,
+            self._vllm_config,
+            self._kv_cache_config,
+            kv_cache_manager,
+            self._cache,
+            self._tiers,
+        )
         self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)
         self._tiers.tag_with(self._ledger.tags_of)
         self._retirement = Retirement(self._ledger, self._cache, self._tiers, time.monotonic)
@@ -160,6 +172,8 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 identity.isolate(request, block * self._cache.block_tokens // self._cache.hash_tokens)
         ends = [span.end_tokens for span in segments.spans] if segments is not None else []
         device_tokens = self._tiers.begin(request, ends)
+        if segments is not None and shared == len(segments.spans):
+            self._chunks.begin(request, segments)
         if self._reporter is not None:
             self._requests[request.request_id] = self._prefilling[request.request_id] = request
             self._uncomputed_tokens[request.request_id] = request.num_prompt_tokens - device_tokens
@@ -180,25 +194,40 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         if request.request_id in self._uncomputed_tokens:
             shared_tokens = self._siblings.shared_tokens(request, leader) if leader else num_computed_tokens
             self._uncomputed_tokens[request.request_id] = max(0, request.num_prompt_tokens - shared_tokens)
-        return (None, False) if leader else self._tiers.matched(request, num_computed_tokens)
+        if leader:
+            return None, False
+        loaded_tokens, before_it_runs = self._tiers.matched(request, num_computed_tokens)
+        if loaded_tokens is None:
+            return None, False
+        chunk_tokens = self._chunks.matched(request, num_computed_tokens, loaded_tokens)
+        return (None, False) if chunk_tokens is None else (loaded_tokens + chunk_tokens, before_it_runs)
 
     def update_state_after_alloc(
         self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
     ) -> None:
         self._siblings.admitted(request)
-        self._tiers.admitted(request, blocks, num_external_tokens)
+        chunk_tokens = self._chunks.loaded_tokens(request) if num_external_tokens else 0
+        self._tiers.admitted(request, blocks, num_external_tokens - chunk_tokens)
+        renamed = self._chunks.admitted(request)
+        if renamed is not None and request.request_id in self._requests:
+            self._ledger.finish(request.request_id)
+            self._ledger.begin(request.request_id, renamed, self._cache.hashes(request))
 
     def get_external_cache_hit_sources(
         self, request: Request, num_external_tokens: int
     ) -> dict[CacheHitSource, int]:
-        return self._tiers.sources(request, num_external_tokens)
+        chunk_tokens = self._chunks.loaded_tokens(request)
+        sources = self._tiers.sources(request, num_external_tokens - chunk_tokens)
+        host_tokens = sources.get(CacheHitSource.HOST, 0) + chunk_tokens
+        return sources | {CacheHitSource.HOST: host_tokens} if host_tokens else sources
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> KVConnectorMetadata:
         self._siblings.stepped(scheduler_output.num_scheduled_tokens)
         for request_id in scheduler_output.preempted_req_ids or ():
             if request_id in self._requests:
                 self._prefilling[request_id] = self._requests[request_id]
-        return self._tiers.plan_step(scheduler_output)
+        chunks = self._chunks.plan_step(scheduler_output)
+        return StepMetadata(self._tiers.plan_step(scheduler_output), chunks)
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
         self._tiers.heard(connector_output)
@@ -228,6 +257,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                     answers.append(Done(command.number, seen))
                 case Purge():
                     self._retirement.purge(command.tags)
+                    self._chunks.purge(command.tags)
                     answers.append(Done(command.number))
         return answers
 
@@ -242,6 +272,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         request_id = request.request_id
         self._siblings.finished(request_id)
         self._retirement.finished(request_id)
+        reused = self._chunks.finished(request)
         account = self._tiers.finished(request)
         told: dict[str, Any] | None = None
         if self._requests.pop(request_id, None) is not None:
@@ -249,22 +280,25 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._prefilling.pop(request_id, None)
             segments = self._maps.pop(request_id, None)
             if segments is not None:
-                self._register_answer(request, segments)
+                if reused is None or not reused.approximate:
+                    self._register_answer(request, segments)
                 # only who knows our segment map is told: beside us, another connector may have its say
                 told = account.as_params() if account is not None else None
+                if told is not None and reused is not None:
+                    told["mygo"]["chunks"] = reused.as_params()
             self._ledger.finish(request_id)
         return False, told
 
     def reset_cache(self) -> bool:
         self._tiers.reset()
+        self._chunks.reset()
         self._ledger.observe_all()
         self._report()
         return True
 
     def shutdown(self) -> None:
         if self._role == KVConnectorRole.WORKER:
-            if self._mover is not None:
-                self._mover.shutdown()
+            self._worker.shutdown()
             return
         if self._reporter is not None:
             self._reporter.close()
@@ -311,34 +345,35 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     # --- worker side -----------------------------------------------------------------------------
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        if self._mover is not None:
-            self._mover.register_kv_caches(kv_caches)
+        self._worker.register_kv_caches(kv_caches)
+
+    def attach_runner(self, runner: Any) -> None:
+        """See ``BesideModel``; a worker of ours calls it."""
+        self._worker.attach_runner(runner)
 
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
-        if self._mover is not None:
-            self._mover.handle_preemptions(kv_connector_metadata)
+        self._worker.begin(kv_connector_metadata)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        if self._mover is not None:
-            self._mover.start_kv_transfers(self._connector_metadata)
+        self._worker.load(self._connector_metadata)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        if self._mover is not None:
-            self._mover.wait_for_layer(layer_name)
+        self._worker.wait_for_layer(layer_name)
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
         """KV is stored in whole blocks, once it is computed."""
 
     def wait_for_save(self) -> None:
-        if self._mover is not None:
-            self._mover.finish_layerwise()
-            self._mover.prepare_store_kv(self._connector_metadata)
+        self._worker.save(self._connector_metadata)
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        return self._worker.failed_blocks()
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        return self._mover.get_finished(finished_req_ids) if self._mover is not None else (None, None)
+        return self._worker.finished(finished_req_ids)
 
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        return self._mover.build_connector_worker_meta() if self._mover is not None else None
+        return self._worker.report()
 
 
 def _answer_ids(request: Request) -> list[int]:

@@ -56,6 +56,20 @@ def isolate(request: Any, first_block: int = 0) -> None:
     _rehash(request, {first_block: [secrets.token_hex(32)]})
 
 
+def approximate(request: Any, hasher: Hasher, tags: Sequence[tuple[int, str]], block_tokens: int) -> None:
+    """Share the blocks in which a tag begins, and all behind them, with those only that carry the same tags.
+
+    ``hasher`` is the one that the request had for exact blocks: whatever tags it got before are forgotten.
+    ``tags``: the token at which each begins.
+    """
+    changes: dict[int, list[str]] = {}
+    for start_tokens, tag in tags:
+        changes.setdefault(start_tokens // block_tokens, []).append(tag)
+    request._block_hasher = _salting(hasher, changes)
+    request.block_hashes.clear()
+    request.update_block_hashes()
+
+
 def _rehash(request: Any, changes: Mapping[int, Sequence[str]]) -> None:
     # A change may lie in the prompt's last, unfilled block, which generated tokens complete: so the
     # hasher is replaced, not only its results so far.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from mygo.blend.selection import Method
+from mygo.blend.variants import BirthKind
 from mygo.errors import ConfigError
 from mygo.tree.policies import DEFAULT_POLICY
 
 _WHERE = "kv_connector_extra_config"
+CHUNK_WORKER = "mygo.vllm_plugin.chunks.worker.ChunkWorker"
+"""The ``worker_cls`` that chunk reuse needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,42 @@ class TierSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkSettings:
+    """Reuse of documents' KV behind other text than it was computed behind: an approximation, which a request
+    must ask for."""
+
+    host_bytes: int = 0
+    """Host memory for chunks, of all workers of an engine together; 0: none are kept, and requests that ask
+    for them are served exactly."""
+    repair_share: float = 0.15
+    """Part of a document's tokens that is computed anew where it shares no context with its birth."""
+    floor_tokens: int = 16
+    """At least so many of a reused document's first tokens are computed anew."""
+    method: str = Method.FIRST_TOKENS.value
+    """Which tokens are computed anew."""
+    births: str = BirthKind.CONTEXTUAL.value
+    """``contextual``: keep what prompts compute behind other documents. ``filler``: only what is computed
+    behind neutral documents, by requests that are sent for that purpose."""
+    max_variants: int = 3
+    """Copies of one document, each from another context."""
+
+    @classmethod
+    def parse(cls, raw: object, where: str) -> ChunkSettings:
+        """Raises ConfigError for an unknown key, or a value that cannot be."""
+        if not isinstance(raw, Mapping):
+            raise ConfigError(f"{where}: must be a mapping, not {raw!r}")
+        _check_keys(cls, raw, where)
+        settings = cls(**raw)
+        for entry in fields(cls):
+            _check_value(getattr(settings, entry.name), entry.default, f"{where}.{entry.name}")
+        if settings.repair_share > 1:
+            raise ConfigError(f"{where}.repair_share: must be between 0 and 1, not {settings.repair_share}")
+        _check_choice(settings.method, [Method.FIRST_TOKENS], f"{where}.method")
+        _check_choice(settings.births, [BirthKind.CONTEXTUAL, BirthKind.FILLER], f"{where}.births")
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
 class PluginSettings:
     """The ``kv_connector_extra_config`` of the connector."""
 
@@ -70,13 +110,17 @@ class PluginSettings:
     sibling_hold: bool = True
     """Hold a request while a running one computes blocks that both need."""
     tiers: TierSettings = field(default_factory=TierSettings)
+    chunks: ChunkSettings = field(default_factory=ChunkSettings)
 
     @classmethod
     def parse(cls, extra: Mapping[str, Any]) -> PluginSettings:
         """Raises ConfigError for an unknown key or a value of the wrong type."""
         _check_keys(cls, extra, _WHERE)
-        rest = {key: value for key, value in extra.items() if key != "tiers"}
-        settings = cls(**rest, tiers=TierSettings.parse(extra.get("tiers") or {}, f"{_WHERE}.tiers"))
+        settings = cls(
+            **{key: value for key, value in extra.items() if key not in ("tiers", "chunks")},
+            tiers=TierSettings.parse(extra.get("tiers") or {}, f"{_WHERE}.tiers"),
+            chunks=ChunkSettings.parse(extra.get("chunks") or {}, f"{_WHERE}.chunks"),
+        )
         _check_value(settings.mygo_socket, None, f"{_WHERE}.mygo_socket")
         _check_value(settings.sibling_hold, True, f"{_WHERE}.sibling_hold")
         return settings
@@ -110,8 +154,17 @@ def _check_value(value: object, default: object, name: str) -> None:
         raise ConfigError(f"{name}: must be {expected}, not {value!r}")
 
 
+def _check_choice(value: str, choices: Sequence[str], name: str) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}: must be one of {', '.join(choices)}, not {value!r}")
+
+
 def engine_arguments(
-    socket_path: str | None = None, *, sibling_hold: bool = True, tiers: TierSettings | None = None
+    socket_path: str | None = None,
+    *,
+    sibling_hold: bool = True,
+    tiers: TierSettings | None = None,
+    chunks: ChunkSettings | None = None,
 ) -> dict[str, Any]:
     """vLLM engine arguments that load the plugin; merge them into AsyncEngineArgs or engine_kwargs.
 
@@ -119,9 +172,12 @@ def engine_arguments(
     hashes are SHA-256 over CBOR: the same in every process, and not to be forged.
     """
     settings = PluginSettings(
-        mygo_socket=socket_path, sibling_hold=sibling_hold, tiers=tiers or TierSettings()
+        mygo_socket=socket_path,
+        sibling_hold=sibling_hold,
+        tiers=tiers or TierSettings(),
+        chunks=chunks or ChunkSettings(),
     )
-    return {
+    arguments: dict[str, Any] = {
         "enable_prefix_caching": True,
         "prefix_caching_hash_algo": "sha256_cbor",
         "kv_transfer_config": {
@@ -134,3 +190,7 @@ def engine_arguments(
         # broadcast token ids and salts to whoever connects.
         "kv_events_config": {"enable_kv_cache_events": True, "publisher": "null"},
     }
+    if settings.chunks.host_bytes:
+        arguments["worker_cls"] = CHUNK_WORKER
+        arguments["kv_transfer_config"]["kv_load_failure_policy"] = "recompute"
+    return arguments

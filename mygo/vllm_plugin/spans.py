@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from mygo.errors import BadRequest
 from mygo.types import DomainTag, SegmentKey, SegmentSpan
 
 _KEY = re.compile(r"[0-9a-f]{32}")
+
+
+class Reuse(StrEnum):
+    """What a request allows."""
+
+    EXACT = "exact"
+    """Its own prefix only."""
+    BLEND = "blend"
+    """Documents' KV from other prompts too, partly computed anew: an approximation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +31,20 @@ class SegmentMap:
     """At least one; ends never fall, and the last is the prompt's length."""
     answer_domain: DomainTag | None
     """The path's domain at the end of the prompt; None if the answer is not to be reported."""
+    reuse: Reuse = Reuse.EXACT
+    filler: bool = False
+    """The documents but the last are neutral ones, and the request is made to keep the last one's KV."""
+
+    def salt_at(self, end_tokens: int) -> str:
+        """Salt of the segment that ends there."""
+        return next(span.salt for span in self.spans if span.end_tokens == end_tokens and span.tag)
 
 
 def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> SegmentMap | None:
     """Read the segment map of a request; None if it brings none (a stock client).
 
-    Form: ``{"mygo": {"spans": [[key, end_tokens, salt, tag], ...], "answer_domain": str}}``; a tag may be
-    left out.
+    Form: ``{"mygo": {"spans": [[key, end_tokens, salt, tag], ...], "answer_domain": str, "reuse": "exact" |
+    "blend", "filler": bool}}``; all but the spans may be left out, as may a tag.
     Raises BadRequest if the map is there but wrong.
     """
     if not kv_transfer_params or "mygo" not in kv_transfer_params:
@@ -45,7 +62,12 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
     domain = raw.get("answer_domain")
     if domain is not None and not isinstance(domain, str):
         raise _wrong(f"answer_domain must be a string, not {domain!r}")
-    return SegmentMap(spans, None if domain is None else DomainTag(domain))
+    reuse, filler = raw.get("reuse", Reuse.EXACT), raw.get("filler", False)
+    if reuse not in tuple(Reuse):
+        raise _wrong(f"reuse must be one of {', '.join(Reuse)}, not {reuse!r}")
+    if not isinstance(filler, bool):
+        raise _wrong(f"filler must be true or false, not {filler!r}")
+    return SegmentMap(spans, None if domain is None else DomainTag(domain), Reuse(reuse), filler)
 
 
 def _span(entry: Any) -> SegmentSpan:

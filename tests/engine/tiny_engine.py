@@ -92,14 +92,14 @@ def save_model(folder: Path, *, hybrid: bool = False) -> Path:
 class TinyEngine:
     """An LLMEngine in this process, stepped by hand. Needs VLLM_ENABLE_V1_MULTIPROCESSING=0."""
 
-    def __init__(self, model: Path, *, device_blocks: int, **arguments: Any) -> None:
+    def __init__(self, model: Path, *, device_blocks: int, step_tokens: int = 256, **arguments: Any) -> None:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self.engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=str(model),
-                load_format="dummy",
+                load_format="auto" if (model / "model.safetensors").exists() else "dummy",
                 skip_tokenizer_init=True,
                 dtype="float32",
                 enforce_eager=True,
@@ -107,7 +107,7 @@ class TinyEngine:
                 # one block is vLLM's placeholder
                 kv_cache_memory_bytes=(device_blocks + 1) * BLOCK_BYTES,
                 max_model_len=min(1024, device_blocks * BLOCK_TOKENS),
-                max_num_batched_tokens=256,
+                max_num_batched_tokens=step_tokens,
                 max_num_seqs=16,
                 **arguments,
             )

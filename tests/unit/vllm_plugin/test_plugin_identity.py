@@ -158,3 +158,30 @@ def test_scheduler_shares_nothing_when_a_segment_map_is_malformed(engine_factory
         engine.add(request_id, ids, spans=[("0" * 32, 39, "p")])  # ends before the prompt does
         engine.drain()
     assert engine.computed_tokens == 80
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 39), st.sampled_from(["x", "y"])), max_size=3),
+    st.lists(st.tuples(st.integers(0, 39), st.sampled_from(["x", "y"])), max_size=3),
+)
+def test_approximate_blocks_are_shared_exactly_as_far_as_their_tags_are_equal(
+    ours: list[tuple[int, str]], theirs: list[tuple[int, str]]
+) -> None:
+    """Whatever a request was tagged with before."""
+    ids, spans = list(range(40)), _spans((20, "p"), (40, "a"))
+    requests = []
+    for tags in (ours, theirs):
+        request = _request(ids, spans)
+        hasher = request._block_hasher
+        identity.approximate(request, hasher, theirs, BLOCK_TOKENS)
+        identity.approximate(request, hasher, tags, BLOCK_TOKENS)
+        requests.append(request)
+
+    def of_block(tags: list[tuple[int, str]], block: int) -> list[str]:
+        return [tag for start, tag in tags if start // BLOCK_TOKENS == block]
+
+    equal = next((b for b in range(10) if of_block(ours, b) != of_block(theirs, b)), 10)
+    assert _shared(*requests) == equal
+    exact = _request(ids, spans)
+    identity.approximate(requests[0], hasher, [], BLOCK_TOKENS)
+    assert requests[0].block_hashes == exact.block_hashes

@@ -1,0 +1,72 @@
+"""What is kept of what requests compute: documents behind the system prompt, exact, whole, in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from mygo.blend.variants import BirthKind, Variant, VariantKey, variant_key
+from mygo.types import DomainTag
+from mygo.vllm_plugin.chunks import documents
+from mygo.vllm_plugin.chunks.holdings import Holdings
+from mygo.vllm_plugin.chunks.live import Capturing, Live
+from mygo.vllm_plugin.chunks.step import Capture
+
+
+class Captures:
+    """``births``: which copies of real prompts' documents are kept, besides those that lie first."""
+
+    def __init__(self, holdings: Holdings, births: BirthKind, token_bytes: int) -> None:
+        self._holdings = holdings
+        self._births = births
+        self._token_bytes = token_bytes
+        self._under_way: set[VariantKey] = set()
+
+    def begin(self, live: Live) -> None:
+        """A request is admitted that computes all behind its ``cached_tokens`` exactly."""
+        run = documents.leading(live.slots)
+        for index, slot in enumerate(run):
+            if slot.start_tokens < live.cached_tokens:
+                continue
+            birth = documents.birth(run[:index], filler=live.segments.filler)
+            if birth.kind not in self._of_use(live, is_last=index + 1 == len(run)):
+                continue
+            tokens = slot.end_tokens - slot.start_tokens
+            domain = DomainTag(live.segments.salt_at(slot.end_tokens))
+            key = variant_key(live.namespace, slot.document, domain, birth)
+            variant = Variant(key, slot.document, tokens, tokens * self._token_bytes, domain, birth)
+            if key not in self._under_way and self._holdings.wants(variant):
+                self._under_way.add(key)
+                self._holdings.filling(key)
+                live.capturing.append(Capturing(variant, slot.start_tokens, slot.end_tokens))
+
+    def _of_use(self, live: Live, *, is_last: bool) -> Collection[BirthKind]:
+        if live.segments.filler:
+            return {BirthKind.FILLER} if is_last else ()
+        return {BirthKind.FIRST, self._births}
+
+    def plan(self, live: Live, new_tokens: int) -> list[Capture]:
+        """What to keep of the ``new_tokens`` that a step computes."""
+        counted_tokens = live.request.num_computed_tokens
+        captures: list[Capture] = []
+        for capturing in list(live.capturing):
+            start = max(capturing.start_tokens, counted_tokens)
+            end = min(capturing.end_tokens, counted_tokens + new_tokens)
+            if start >= end:
+                continue
+            variant = capturing.variant
+            chunk_start = start - capturing.start_tokens
+            captures.append(Capture(variant.key, variant.tokens, chunk_start, start, end))
+            if end == capturing.end_tokens:
+                self._end(live, capturing)
+                self._holdings.put(variant)
+        return captures
+
+    def give_up(self, live: Live) -> None:
+        """What is not whole yet never will be."""
+        for capturing in list(live.capturing):
+            self._end(live, capturing)
+            self._holdings.drop(capturing.variant.key)
+
+    def _end(self, live: Live, capturing: Capturing) -> None:
+        live.capturing.remove(capturing)
+        self._under_way.remove(capturing.variant.key)

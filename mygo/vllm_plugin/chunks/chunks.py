@@ -1,0 +1,247 @@
+"""All that an engine's scheduler does about chunk reuse, behind one object; the connector calls it.
+
+A request passes through ``begin`` (it waits), ``matched`` in each step until it is admitted, ``admitted`` and
+``finished``. Each step calls ``plan_step`` when it is scheduled.
+
+Blocks are shared under their hash only once they are final. vLLM hashes a block when its count of computed
+tokens has passed the block's end, but with scattered tokens (``layout``) some before that may still be
+missing: so the count that it hashes by is held back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import replace
+
+from vllm.config import VllmConfig
+from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.request import Request
+
+from mygo.blend.variants import BirthKind, DocumentTag, Namespace
+from mygo.types import SegmentKey, SegmentSpan
+from mygo.vllm_plugin.chunks import documents
+from mygo.vllm_plugin.chunks.captures import Captures
+from mygo.vllm_plugin.chunks.holdings import Holdings
+from mygo.vllm_plugin.chunks.layout import Layout
+from mygo.vllm_plugin.chunks.live import Live, Reused
+from mygo.vllm_plugin.chunks.planning import Planner
+from mygo.vllm_plugin.chunks.step import ChunkStep
+from mygo.vllm_plugin.device_cache import DeviceCache
+from mygo.vllm_plugin.settings import ChunkSettings
+from mygo.vllm_plugin.spans import Reuse, SegmentMap
+from mygo.vllm_plugin.tiers.tiers import Tiers
+
+
+class Chunks:
+    """The scheduler's half. Without memory for chunks (``settings.host_bytes``) it does nothing."""
+
+    def __init__(
+        self,
+        settings: ChunkSettings,
+        vllm_config: VllmConfig,
+        kv_cache_config: KVCacheConfig,
+        manager: KVCacheManager,
+        cache: DeviceCache,
+        tiers: Tiers,
+    ) -> None:
+        self._enabled = bool(settings.host_bytes)
+        self._config = vllm_config
+        self._cache = cache
+        self._tiers = tiers
+        self._live: dict[str, Live] = {}
+        self._active: dict[str, Live] = {}
+        """Admitted ones that load or capture."""
+        self._holdings = Holdings(settings)
+        self._planner = Planner(settings, self._holdings, cache, tiers)
+        if self._enabled:
+            births = BirthKind(settings.births)
+            self._captures = Captures(self._holdings, births, _token_bytes(vllm_config, kv_cache_config))
+            self._hold_back(manager)
+
+    def __repr__(self) -> str:
+        return f"Chunks({self._holdings!r}, active={list(self._active)})"
+
+    def _hold_back(self, manager: KVCacheManager) -> None:
+        cache_blocks = manager.coordinator.cache_blocks
+
+        def cache_complete_blocks(request: Request, num_computed_tokens: int) -> None:
+            live = self._live.get(request.request_id)
+            if live is not None and live.layout is not None:
+                num_computed_tokens = live.layout.complete_tokens(num_computed_tokens)
+            cache_blocks(request, num_computed_tokens)
+
+        manager.coordinator.cache_blocks = cache_complete_blocks
+
+    # --- a request -------------------------------------------------------------------------------
+
+    def begin(self, request: Request, segments: SegmentMap) -> None:
+        """A request came, and its blocks carry their domains."""
+        if not self._enabled or request.skip_reading_prefix_cache or request.prompt_token_ids is None:
+            return
+        slots = documents.slots(segments.spans)
+        if not slots:
+            return
+        live = self._live[request.request_id] = Live(
+            request,
+            segments,
+            self._namespace(request, slots[0].start_tokens),
+            slots,
+            request._block_hasher,
+            list(self._cache.hashes(request)),
+        )
+        if segments.reuse is Reuse.BLEND:
+            self._planner.settle(live)
+
+    def _namespace(self, request: Request, system_tokens: int) -> Namespace:
+        model = self._config.model_config
+        return Namespace(
+            model=model.model,
+            lora=request.lora_request.lora_name if request.lora_request else "",
+            tokenizer=model.tokenizer or "",
+            kv_dtype=str(model.dtype),
+            system=documents.fingerprint(request.prompt_token_ids[:system_tokens]),
+            filler="",  # whoever sends filler requests keeps to the same neutral documents
+        )
+
+    def matched(self, request: Request, device_tokens: int, loading_tokens: int) -> int | None:
+        """Tokens to take from chunks, where ``device_tokens`` are on the device and slower tiers load the
+        ``loading_tokens`` behind them.
+
+        None: the device must be asked again what it holds, because the request's blocks have other hashes.
+        """
+        live = self._live.get(request.request_id)
+        if live is None:
+            return 0
+        live.cached_tokens = device_tokens + loading_tokens
+        live.layout = None
+        if live.segments.reuse is not Reuse.BLEND:
+            return 0
+        if self._planner.settle(live) and self._planner.device_tokens(live) != device_tokens:
+            return None
+        layout = Layout(live.cached_tokens, request.num_tokens, self._planner.pieces(live))
+        if layout.loaded_tokens:
+            live.layout = layout
+        return layout.loaded_tokens
+
+    def loaded_tokens(self, request: Request) -> int:
+        """What ``matched`` said last."""
+        live = self._live.get(request.request_id)
+        return live.layout.loaded_tokens if live is not None and live.layout is not None else 0
+
+    def admitted(self, request: Request) -> list[SegmentSpan] | None:
+        """The request got its blocks. If some of them are approximate, returns its segments under the names
+        that they have by it."""
+        live = self._live.get(request.request_id)
+        if live is None:
+            return None
+        self._end_admission(live)
+        if live.matches:
+            self._holdings.used(live.matches)
+        layout = live.layout
+        if live.reused is None:
+            counts = (layout.loaded_tokens, layout.repaired_tokens) if layout is not None else (0, 0)
+            live.reused = Reused(*counts, approximate=False)
+        if live.tags:
+            live.reused = replace(live.reused, approximate=True)
+        if layout is not None:
+            live.pinned = tuple(piece.variant for piece in self._planner.pieces(live))
+            self._holdings.pin(live.pinned)
+        elif not live.tags and not live.retired:
+            self._captures.begin(live)
+        if layout is not None or live.capturing:
+            self._active[request.request_id] = live
+        if not live.tags:
+            return None
+        self._tiers.keep_out(request.request_id)
+        return _renamed(live)
+
+    def finished(self, request: Request) -> Reused | None:
+        """The request is over, in whatever way. None if it had no documents, or was never admitted."""
+        live = self._live.pop(request.request_id, None)
+        if live is None:
+            return None
+        self._end_admission(live)
+        return live.reused
+
+    def _end_admission(self, live: Live) -> None:
+        """Its prompt is computed, or it was preempted or is over."""
+        self._active.pop(live.request.request_id, None)
+        self._holdings.release(live.pinned)
+        live.pinned = ()
+        self._captures.give_up(live)
+
+    # --- a step ----------------------------------------------------------------------------------
+
+    def plan_step(self, output: SchedulerOutput) -> ChunkStep:
+        """What the workers are to load and to capture in this step."""
+        step = ChunkStep(forget=self._holdings.take_forgotten())
+        for request_id, live in list(self._active.items()):
+            new_tokens = output.num_scheduled_tokens.get(request_id, 0)
+            if new_tokens:
+                self._plan_request(request_id, live, new_tokens, step)
+            elif request_id in (output.preempted_req_ids or ()):
+                self._end_admission(live)
+        if step.loads:
+            # what is computed in this very step reads them
+            output.has_sync_kv_loads = True
+        step.dropped = self._holdings.take_dropped()
+        return step
+
+    def _plan_request(self, request_id: str, live: Live, new_tokens: int, step: ChunkStep) -> None:
+        counted_tokens = live.request.num_computed_tokens
+        layout = live.layout
+        if layout is not None and not layout.covers(counted_tokens):
+            # all is computed; or a load failed, and vLLM computes everything anew
+            live.layout = layout = None
+        if layout is not None:
+            positions = layout.positions(counted_tokens, new_tokens)
+            if positions[0] != counted_tokens:
+                step.positions[request_id] = positions
+            if loads := list(layout.loads(counted_tokens, new_tokens)):
+                step.loads[request_id] = loads
+        if captures := self._captures.plan(live, new_tokens):
+            step.captures[request_id] = captures
+        if layout is None and not live.capturing:
+            self._end_admission(live)
+
+    # --- deleted passages ------------------------------------------------------------------------
+
+    def purge(self, tags: Collection[str]) -> None:
+        """Let go of everything that was computed in sight of passages with these tags."""
+        gone = frozenset(map(DocumentTag, tags))
+        self._holdings.purge(gone)
+        for live in self._live.values():
+            if any(slot.document in gone for slot in live.slots):
+                live.retired = True
+                self._captures.give_up(live)
+
+    def reset(self) -> None:
+        """Forget all chunks. What requests under way still need is computed anew."""
+        self._holdings.forget()
+        for live in self._live.values():
+            if live.capturing:
+                self._captures.give_up(live)
+
+
+def _renamed(live: Live) -> list[SegmentSpan]:
+    """Segments that own approximate blocks, under keys that no exact prompt asks for."""
+    first_tokens = live.tags[0][0]
+    spans: list[SegmentSpan] = []
+    for span in live.segments.spans:
+        if span.end_tokens > first_tokens:
+            seen = "".join(tag for start_tokens, tag in live.tags if start_tokens < span.end_tokens)
+            digest = hashlib.blake2b((span.key + seen).encode(), digest_size=16)
+            span = replace(span, key=SegmentKey(digest.hexdigest()))
+        spans.append(span)
+    return spans
+
+
+def _token_bytes(config: VllmConfig, kv_cache_config: KVCacheConfig) -> int:
+    """KV of one token, in all workers together."""
+    (group,) = kv_cache_config.kv_cache_groups
+    spec = group.kv_cache_spec
+    worker_bytes = int(spec.page_size_bytes) // int(spec.block_size) * len(group.layer_names)
+    return worker_bytes * int(config.parallel_config.tensor_parallel_size)

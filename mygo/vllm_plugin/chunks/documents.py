@@ -1,0 +1,49 @@
+"""The documents of a prompt, as far as its segment map tells: which they are, and who may read them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from mygo.blend.plan import Slot
+from mygo.blend.variants import Birth, BirthKind, DocumentTag
+from mygo.types import DomainTag, SegmentSpan
+
+
+def slots(spans: Sequence[SegmentSpan]) -> list[Slot]:
+    """Segments with a tag, in order. A domain is named by its salt."""
+    found: list[Slot] = []
+    domains: set[DomainTag] = set()
+    start_tokens = 0
+    for span in spans:
+        domains.add(DomainTag(span.salt))
+        if span.tag and span.end_tokens > start_tokens:
+            found.append(Slot(DocumentTag(span.tag), start_tokens, span.end_tokens, frozenset(domains)))
+        start_tokens = span.end_tokens
+    return found
+
+
+def leading(found: Sequence[Slot]) -> list[Slot]:
+    """Those that lie behind the system prompt and each other, without anything in between."""
+    run: list[Slot] = []
+    for slot in found:
+        if run and slot.start_tokens != run[-1].end_tokens:
+            break
+        run.append(slot)
+    return run
+
+
+def birth(before: Sequence[Slot], *, filler: bool) -> Birth:
+    """Of a document behind ``before``, which are neutral documents if ``filler``."""
+    if not before:
+        return Birth(BirthKind.FIRST)
+    if filler:
+        return Birth(BirthKind.FILLER)
+    return Birth(BirthKind.CONTEXTUAL, tuple(slot.document for slot in before))
+
+
+def fingerprint(token_ids: Sequence[int]) -> str:
+    """32 hex digits that name token ids."""
+    return hashlib.blake2b(np.asarray(token_ids, dtype=np.int64).tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,108 @@
+"""The attention layers of a model: where keys and values can be taken from, and written to.
+
+Keys are kept as they are before the rotary embedding, so that they can be placed anywhere with the model's
+own rotary module: rotating an already rotated key of 16 bits on would lose a third of a percent, and a model
+may have another base in each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.rotary_embedding import (
+    Llama3RotaryEmbedding,
+    RotaryEmbedding,
+    YaRNScalingRotaryEmbedding,
+)
+from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import LinearScalingRotaryEmbedding
+
+from mygo.errors import ConfigError
+
+ROTARY_CLASSES = (
+    RotaryEmbedding,
+    LinearScalingRotaryEmbedding,
+    Llama3RotaryEmbedding,
+    YaRNScalingRotaryEmbedding,
+)
+"""Those that turn a key by its position alone, whatever the length of the prompt."""
+
+
+class Layers:
+    """In the order in which the model computes them. Raises ConfigError for what cannot be repositioned."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = dict(model.named_modules())
+        self._attention: list[Attention] = []
+        self._rotary: list[nn.Module] = []
+        for name, module in modules.items():
+            if not isinstance(module, Attention):
+                continue
+            rotary = getattr(modules[name.rpartition(".")[0]], "rotary_emb", None)
+            if type(rotary) not in ROTARY_CLASSES:
+                raise ConfigError(
+                    f"chunks.host_bytes: {name} has {type(rotary).__name__} for a rotary embedding, which "
+                    "chunks cannot be moved with: set it to 0 for this model"
+                )
+            if module.impl.sliding_window not in (None, -1):
+                raise ConfigError(
+                    f"chunks.host_bytes: {name} has a sliding window, which chunk reuse was not tested with: "
+                    "set it to 0 for this model"
+                )
+            self._attention.append(module)
+            self._rotary.append(rotary)
+        first = self._attention[0]
+        self.width = first.num_kv_heads * first.head_size
+        """Numbers per token and layer, of keys as of values."""
+        self.dtype: torch.dtype = self._rotary[0].dtype
+
+    def __len__(self) -> int:
+        return len(self._attention)
+
+    def write(self, kv: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor) -> None:
+        """Place stored KV at ``positions`` of a prompt, in the given slots of the device's cache.
+
+        ``kv``: [layers, 2, tokens, width], keys before the rotary embedding first, in the cache's type, on
+        the same device as ``positions`` and ``slots`` ([tokens], int64).
+        """
+        for attention, rotary, (keys, values) in zip(self._attention, self._rotary, kv, strict=True):
+            # The module turns its query in place, and takes any number of heads for one.
+            turned, _ = rotary(positions, keys.clone(), None)
+            shape = len(positions), attention.num_kv_heads, attention.head_size
+            attention.impl.do_kv_cache_update(
+                attention, turned.view(shape), values.view(shape), attention.kv_cache, slots
+            )
+
+    def tap(self, rows: torch.Tensor) -> Tap:
+        """Take the KV of these rows of the batch ([rows], int64) while the model computes them."""
+        return Tap(self._attention, self._rotary, self.width, rows)
+
+
+class Tap:
+    """Open until it is closed. The model must compute eagerly in between, once."""
+
+    def __init__(
+        self, attention: Sequence[Attention], rotary: Sequence[nn.Module], width: int, rows: torch.Tensor
+    ) -> None:
+        self._rows = rows
+        self._width = width
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+        self._hooks = [module.register_forward_pre_hook(self._before_rotary) for module in set(rotary)]
+        self._hooks += [module.register_forward_pre_hook(self._before_attention) for module in attention]
+
+    def _before_rotary(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
+        # indexing copies: later this very memory holds the turned key
+        self._keys.append(arguments[2].reshape(-1, self._width)[self._rows])
+
+    def _before_attention(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
+        self._values.append(arguments[2].reshape(-1, self._width)[self._rows])
+
+    def close(self) -> torch.Tensor:
+        """What was taken: [layers, 2, rows, width], keys before the rotary embedding first."""
+        for hook in self._hooks:
+            hook.remove()
+        return torch.stack([torch.stack(self._keys), torch.stack(self._values)], dim=1)

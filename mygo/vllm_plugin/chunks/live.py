@@ -1,0 +1,65 @@
+"""A request as chunk reuse sees it, from its arrival to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mygo.blend.plan import BlendPlan, Match, Slot
+from mygo.blend.variants import Namespace, Variant, VariantKey
+from mygo.vllm_plugin.chunks.layout import Layout
+from mygo.vllm_plugin.spans import SegmentMap
+
+
+@dataclass(slots=True)
+class Capturing:
+    """A document whose KV is kept while this request computes it."""
+
+    variant: Variant
+    start_tokens: int
+    end_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """What of a prompt came from chunks: told with its answer."""
+
+    loaded_tokens: int
+    repaired_tokens: int
+    """Of the same documents, computed."""
+    approximate: bool
+    """Some of the prompt has seen documents that were not in the place where they had been computed."""
+
+    def as_params(self) -> dict[str, Any]:
+        """As it travels in ``kv_transfer_params``."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Live:
+    request: Any
+    segments: SegmentMap
+    namespace: Namespace
+    slots: Sequence[Slot]
+    """Its documents, in order."""
+    hasher: Any
+    """vLLM's, with the domains of the prompt: gives the hashes of exact blocks."""
+    exact_hashes: Sequence[bytes]
+    """Of the prompt's full blocks, if all of it is computed exactly."""
+    tags: list[tuple[int, str]] = field(default_factory=list)
+    """Where its blocks stop being exact, and what they are shared as from there on."""
+    matches: Sequence[Match] = ()
+    """Documents that could be reused."""
+    plan: BlendPlan | None = None
+    cached_tokens: int = 0
+    """Leading tokens that are not computed, as of the admission under way."""
+    layout: Layout | None = None
+    """Of the admission under way, until its prompt is computed."""
+    pinned: tuple[VariantKey, ...] = ()
+    """What this admission loads: it must stay until the layout is done."""
+    capturing: list[Capturing] = field(default_factory=list)
+    reused: Reused | None = None
+    """As of its first admission; a preempted request is admitted again."""
+    retired: bool = False
+    """It holds a passage that was purged: nothing is kept of it."""

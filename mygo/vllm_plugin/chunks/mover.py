@@ -1,0 +1,120 @@
+"""The workers' half of chunk reuse: keeps chunks in host memory, and moves them to and from the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mygo.blend.variants import VariantKey
+from mygo.vllm_plugin.chunks.layers import Layers, Tap
+from mygo.vllm_plugin.chunks.layout import Load
+from mygo.vllm_plugin.chunks.scatter import ScatteredSteps
+from mygo.vllm_plugin.chunks.step import Capture, ChunkStep
+
+
+class ChunkMover:
+    """One per worker process. Each step calls ``begin``, ``load`` and ``finish``, in this order."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[VariantKey, torch.Tensor] = {}
+        """[layers, 2, tokens, width] each, keys before the rotary embedding first."""
+        self._step = ChunkStep()
+        self._tap: Tap | None = None
+        self._failed_blocks: set[int] = set()
+
+    def attach(self, runner: Any) -> None:
+        """``runner``: the model runner, with its model loaded and its cache allocated.
+
+        Raises ConfigError for a model whose keys cannot be moved.
+        """
+        self._runner = runner
+        self._layers = Layers(runner.get_model())
+        self._scattered = ScatteredSteps(runner)
+        prepare = runner._prepare_inputs
+
+        def prepare_and_tap(*arguments: Any) -> Any:
+            prepared = prepare(*arguments)
+            if self._step.captures:
+                self._open_tap()
+            return prepared
+
+        runner._prepare_inputs = prepare_and_tap
+
+    def begin(self, step: ChunkStep) -> None:
+        """A step is about to be computed."""
+        self._step = step
+        self._scattered.positions = step.positions
+        if step.forget:
+            self._chunks.clear()
+
+    def load(self) -> None:
+        """Fill the step's blocks from chunks. Needs the runner's batch as this step computes it."""
+        for request_id, loads in self._step.loads.items():
+            block_ids = self._block_ids(request_id)
+            for load in loads:
+                self._load(load, block_ids)
+
+    def _load(self, load: Load, block_ids: torch.Tensor) -> None:
+        positions = torch.arange(load.start_tokens, load.end_tokens)
+        block_tokens = self._runner.cache_config.block_size
+        blocks = block_ids[positions // block_tokens]
+        chunk = self._chunks.get(load.variant)
+        if chunk is None:
+            self._failed_blocks.update(blocks.tolist())
+            return
+        kv = chunk[:, :, load.chunk_start : load.chunk_start + len(positions)]
+        slots = blocks * block_tokens + positions % block_tokens
+        device = self._runner.device
+        self._layers.write(kv.to(device), positions.to(device), slots.to(device))
+
+    def _block_ids(self, request_id: str) -> torch.Tensor:
+        batch = self._runner.input_batch
+        row = batch.req_id_to_index[request_id]
+        return torch.from_numpy(batch.block_table[0].get_numpy_array()[row]).to(torch.int64)
+
+    def failed_blocks(self) -> set[int]:
+        """Device blocks that could not be filled since the last call: their tokens must be computed."""
+        failed, self._failed_blocks = self._failed_blocks, set()
+        return failed
+
+    def _open_tap(self) -> None:
+        """Take the KV of what is captured while the model computes it."""
+        starts, batch = self._scattered.row_starts, self._runner.input_batch
+        rows = [
+            torch.arange(capture.start_tokens, capture.end_tokens)
+            - self._first_position(row)
+            + int(starts[row])
+            for request_id, captures in self._step.captures.items()
+            for row in [batch.req_id_to_index[request_id]]
+            for capture in captures
+        ]
+        self._tap = self._layers.tap(torch.cat(rows).to(self._runner.device))
+
+    def _first_position(self, row: int) -> int:
+        return int(self._runner.input_batch.num_computed_tokens_cpu[row])
+
+    def finish(self) -> None:
+        """The step is computed."""
+        if self._tap is not None:
+            self._keep_taken(self._tap.close().to("cpu"))
+            self._tap = None
+        # last, because a chunk may turn out to be of no use in the step that completes it
+        for key in self._step.dropped:
+            self._chunks.pop(key, None)
+
+    def _keep_taken(self, taken: torch.Tensor) -> None:
+        start = 0
+        for captures in self._step.captures.values():
+            for capture in captures:
+                tokens = capture.end_tokens - capture.start_tokens
+                self._keep(capture, taken[:, :, start : start + tokens])
+                start += tokens
+
+    def _keep(self, capture: Capture, kv: torch.Tensor) -> None:
+        chunk = self._chunks.get(capture.variant)
+        if chunk is None:
+            layers, parts, _, width = kv.shape
+            chunk = kv.new_empty(layers, parts, capture.chunk_tokens, width)
+            self._chunks[capture.variant] = chunk
+        chunk[:, :, capture.chunk_start : capture.chunk_start + kv.shape[2]] = kv

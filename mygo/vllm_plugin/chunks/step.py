@@ -1,0 +1,34 @@
+"""What the scheduler's half tells the workers in each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mygo.blend.variants import VariantKey
+from mygo.vllm_plugin.chunks.layout import Load, Positions
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Prompt tokens that this step computes and whose KV is to be kept."""
+
+    variant: VariantKey
+    chunk_tokens: int
+    """Of the whole chunk; several steps may compute it, in order."""
+    chunk_start: int
+    start_tokens: int
+    end_tokens: int
+
+
+@dataclass(slots=True)
+class ChunkStep:
+    """By request id, where it is about requests."""
+
+    positions: dict[str, Positions] = field(default_factory=dict)
+    """True positions of the scheduled tokens, of requests where they are not those that vLLM counts."""
+    loads: dict[str, list[Load]] = field(default_factory=dict)
+    captures: dict[str, list[Capture]] = field(default_factory=dict)
+    dropped: list[VariantKey] = field(default_factory=list)
+    """Chunks that nothing will load any more."""
+    forget: bool = False
+    """Let go of all chunks first."""

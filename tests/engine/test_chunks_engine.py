@@ -1,0 +1,382 @@
+"""Chunk reuse in a real vLLM: loaded KV is right, repair is what prefill computes, and exact stays exact.
+
+Chunks that come back to the very prompt that they were captured in hold what full prefill would compute. So
+whatever is repaired of them, in whatever steps and whatever company, the answer must be plain vLLM's: that is
+the oracle of most tests here. Others move documents, where the first layer's KV, which depends on a token and
+its position alone, must be bit-equal.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chunk_prompts import Answer, Asked, ChunkEngine, Words, save_keen_model, tag_of
+from tiny_engine import BLOCK_TOKENS, KV_BYTES_PER_TOKEN, save_model, words
+
+from mygo.errors import ConfigError
+from mygo.vllm_plugin import identity
+from mygo.vllm_plugin.chunks import planning
+from mygo.vllm_plugin.settings import ChunkSettings, engine_arguments
+
+pytestmark = pytest.mark.engine
+
+CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4)
+ROUNDING = 2e-4
+"""Largest difference of log probabilities between float32 runs that compute in steps of other sizes."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _process() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_keen_model(tmp_path_factory.mktemp("keen-model"))
+
+
+@pytest.fixture(scope="module")
+def system() -> Words:
+    return words(random.Random(1), 45)
+
+
+@pytest.fixture(scope="module")
+def asks(system: Words) -> list[Asked]:
+    """Each about documents of its own: a chunk of one is always in the place where it was captured."""
+    rng = random.Random(3)
+    return [
+        Asked(
+            system,
+            tuple(words(rng, rng.randrange(40, 110)) for _ in range(4)),
+            words(rng, rng.randrange(3, 30)),
+        )
+        for _ in range(8)
+    ]
+
+
+class Engines:
+    """One at a time: a process has one KV connector."""
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self._made: tuple[Any, ...] = ()
+        self._engine: ChunkEngine | None = None
+
+    def get(self, chunks: ChunkSettings | None, **arguments: Any) -> ChunkEngine:
+        """An empty one; that of the last call if it was made in the same way. None: plain vLLM, no cache."""
+        wanted = (chunks, *sorted(arguments.items()))
+        if self._engine is None or self._made != wanted:
+            self.close()
+            ours = engine_arguments(chunks=chunks) if chunks else {"enable_prefix_caching": False}
+            self._engine = ChunkEngine(self._model, **ours, **arguments)
+            self._made = wanted
+        self._engine.forget()
+        return self._engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+
+@pytest.fixture(scope="module")
+def engines(model: Path) -> Iterator[Engines]:
+    engines = Engines(model)
+    yield engines
+    engines.close()
+
+
+@pytest.fixture(scope="module")
+def plain(engines: Engines, asks: list[Asked]) -> dict[Asked, Answer]:
+    """What vLLM without any cache answers."""
+    engine = engines.get(None, device_blocks=64)
+    return {ask: engine.one_answer(ask) for ask in asks}
+
+
+@pytest.fixture
+def engine(engines: Engines, plain: dict[Asked, Answer]) -> ChunkEngine:
+    return engines.get(CHUNKS, device_blocks=96, step_tokens=64)
+
+
+def blended(ask: Asked) -> Asked:
+    return replace(ask, reuse="blend")
+
+
+def same(answer: Answer, expected: Answer) -> bool:
+    difference = max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True))
+    return answer.ids[: len(expected.ids)] == expected.ids and difference < ROUNDING
+
+
+def capture(engine: ChunkEngine, asks: list[Asked]) -> None:
+    """Serve them exactly, and keep nothing of them but chunks."""
+    for ask in asks:
+        engine.reset()
+        engine.one_answer(ask)
+    engine.reset()
+
+
+def repair_any(monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
+    """Repair any tokens of a chunk, however they lie, but not all."""
+
+    def select(method: object, tokens: int, count: int) -> list[int]:
+        return sorted(rng.sample(range(tokens), k=rng.randrange(tokens)))
+
+    monkeypatch.setattr(planning, "select", select)
+
+
+# --- what is loaded ------------------------------------------------------------------------------
+
+
+def _prompt_kv(engine: ChunkEngine, ask: Asked) -> torch.Tensor:
+    """What the device holds of a prompt's full blocks once it is computed."""
+    request_id = engine.ask(ask, max_tokens=2)
+    while not engine.running_tokens(request_id) > len(ask.ids):
+        engine.step_answers()
+    kv = engine.kv(engine.blocks(request_id)[: len(ask.ids) // BLOCK_TOKENS])
+    engine.drain()
+    return kv
+
+
+def test_first_layers_kv_is_bit_equal_when_documents_are_moved(
+    engine: ChunkEngine, asks: list[Asked]
+) -> None:
+    ask = asks[0]
+    moved = replace(ask, documents=ask.documents[::-1])
+    exact = _prompt_kv(engine, moved)
+    engine.forget()
+    capture(engine, [ask])
+    loaded = _prompt_kv(engine, blended(moved))
+    assert torch.equal(exact[0], loaded[0])
+    assert not torch.allclose(exact[-1], loaded[-1], atol=0.1)
+
+
+def test_moved_documents_cost_their_repair_alone(engine: ChunkEngine, asks: list[Asked]) -> None:
+    ask = asks[0]
+    capture(engine, [ask])
+    moved = blended(replace(ask, documents=ask.documents[::-1]))
+    answer = engine.one_answer(moved)
+    tokens = [len(document) for document in moved.documents]
+    # the one that was first is not of use elsewhere
+    repaired = sum(max(4, -(-count * 15 // 100)) for count in tokens[:-1])
+    computed = len(ask.system) + repaired + tokens[-1] + len(ask.question)
+    assert len(moved.ids) - answer.cached_tokens <= computed
+
+
+# --- what is repaired ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_are_plain_vllms_when_any_tokens_are_repaired_in_place(
+    seed: int,
+    engine: ChunkEngine,
+    asks: list[Asked],
+    plain: dict[Asked, Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = random.Random(seed)
+    some = rng.sample(asks, k=3)
+    capture(engine, some)
+    repair_any(monkeypatch, rng)
+    cached_tokens = 0
+    for _ in range(3):
+        batch = [rng.choice([ask, blended(ask)]) for ask in rng.choices(some, k=5)]
+        for ask, answer in zip(batch, engine.answer(batch), strict=True):
+            assert same(answer, plain[replace(ask, reuse="exact")]), ask
+            cached_tokens += answer.cached_tokens
+        engine.reset()
+    assert cached_tokens > 0
+
+
+def test_wrong_kv_would_be_noticed(
+    engine: ChunkEngine, asks: list[Asked], plain: dict[Asked, Answer]
+) -> None:
+    capture(engine, asks[:1])
+    with torch.inference_mode():
+        for chunk in engine.mover._chunks.values():
+            chunk[:, 1] *= 1.05
+    assert not same(engine.one_answer(blended(asks[0])), plain[asks[0]])
+
+
+def test_blocks_do_not_change_once_they_are_shared(
+    engine: ChunkEngine, asks: list[Asked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(9)
+    capture(engine, asks[:1])
+    repair_any(monkeypatch, rng)
+    moved = blended(replace(asks[0], documents=asks[0].documents[::-1]))
+    request_id = engine.ask(moved)
+    pool = engine.core.scheduler.kv_cache_manager.block_pool
+    seen: dict[int, torch.Tensor] = {}
+    steps = 0
+    while engine.engine.has_unfinished_requests():
+        engine.step_answers()
+        steps += 1
+        for block in engine.blocks(request_id):
+            if pool.blocks[block].block_hash is not None and block not in seen:
+                seen[block] = engine.kv([block])
+    assert steps > 4 and len(seen) >= len(moved.ids) // BLOCK_TOKENS
+    for block, kv in seen.items():
+        assert torch.equal(engine.kv([block]), kv)
+
+
+def test_answers_are_plain_vllms_when_requests_are_preempted_in_mid_repair(
+    engines: Engines, asks: list[Asked], plain: dict[Asked, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines.get(CHUNKS, device_blocks=26, step_tokens=64, scheduler_reserve_full_isl=False)
+    some = asks[:4]
+    capture(engine, some)
+    repair_any(monkeypatch, random.Random(4))
+    preempted: list[str] = []
+    preempt = engine.core.scheduler._preempt_request
+
+    def count(request: Any, *arguments: Any, **rest: Any) -> None:
+        if request.num_computed_tokens < request.num_prompt_tokens:
+            preempted.append(request.request_id)
+        preempt(request, *arguments, **rest)
+
+    monkeypatch.setattr(engine.core.scheduler, "_preempt_request", count)
+    for _ in range(4):
+        for ask, answer in zip(some, engine.answer([blended(ask) for ask in some], 24), strict=True):
+            assert same(answer, plain[ask])
+        engine.reset()
+    assert preempted
+
+
+def test_answer_is_plain_vllms_when_a_chunk_is_lost_in_mid_use(
+    engine: ChunkEngine, asks: list[Asked], plain: dict[Asked, Answer]
+) -> None:
+    ask = asks[0]
+    capture(engine, [ask])
+    engine.ask(blended(replace(ask, documents=ask.documents[::-1])))  # another one, not to be disturbed
+    request_id = engine.ask(blended(ask))
+    engine.step_answers()
+    engine.mover._chunks.clear()
+    answers: dict[str, Answer] = {}
+    while engine.engine.has_unfinished_requests():
+        answers |= engine.step_answers()
+    assert same(answers[request_id], plain[ask])
+
+
+# --- what is shared ------------------------------------------------------------------------------
+
+
+def _disturb(engine: ChunkEngine, ask: Asked) -> list[Answer]:
+    """Approximate answers on the documents of ``ask``, in its order and another."""
+    moved = replace(ask, documents=ask.documents[1:] + ask.documents[:1])
+    capture(engine, [moved])
+    return engine.answer([blended(ask), blended(ask), blended(moved)])
+
+
+def test_exact_answers_are_a_fresh_engines_when_approximate_ones_went_before(
+    engine: ChunkEngine, asks: list[Asked], plain: dict[Asked, Answer]
+) -> None:
+    for ask in asks[:4]:
+        _disturb(engine, ask)
+        answer = engine.one_answer(ask)
+        assert same(answer, plain[ask])
+        # the first document was computed exactly each time
+        assert answer.cached_tokens <= len(ask.system) + len(ask.documents[0])
+
+
+def test_exact_answers_are_wrong_when_approximate_blocks_have_no_identity_of_their_own(
+    engine: ChunkEngine, asks: list[Asked], plain: dict[Asked, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "approximate", lambda *arguments: None)
+    _disturb(engine, asks[0])
+    answer = engine.one_answer(asks[0])
+    assert answer.cached_tokens > len(asks[0].system)
+    assert not same(answer, plain[asks[0]])
+
+
+def test_equal_reuse_shares_blocks(engine: ChunkEngine, asks: list[Asked]) -> None:
+    first, second, _ = _disturb(engine, asks[0])
+    assert second.ids == first.ids
+    again = engine.one_answer(blended(asks[0]))
+    assert again.ids == first.ids
+    assert again.cached_tokens >= (len(asks[0].ids) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+
+
+def test_another_tenant_uses_no_chunk_of_a_tenants(engine: ChunkEngine, asks: list[Asked]) -> None:
+    capture(engine, [replace(asks[0], salt="tenant-a")])
+    moved = replace(asks[0], documents=asks[0].documents[::-1], reuse="blend")
+    assert engine.one_answer(replace(moved, salt="tenant-b")).cached_tokens == 0
+    assert engine.one_answer(replace(moved, salt="tenant-a")).cached_tokens > 0
+
+
+def test_request_that_does_not_ask_for_it_gets_no_chunk(engine: ChunkEngine, asks: list[Asked]) -> None:
+    capture(engine, asks[:1])
+    assert engine.one_answer(asks[0]).cached_tokens == 0
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+def test_filler_request_keeps_its_last_document_alone(engine: ChunkEngine, asks: list[Asked]) -> None:
+    ask = asks[0]
+    neutral = words(random.Random(8), 40), words(random.Random(9), 40)
+    for document in ask.documents[1:]:
+        engine.one_answer(replace(ask, documents=(*neutral, document), filler=True), 1)
+    assert len(engine.mover._chunks) == len(ask.documents) - 1
+    tokens = [max(4, -(-len(document) * 15 // 100)) for document in ask.documents[1:]]
+    computed = len(ask.ids) - engine.one_answer(blended(ask)).cached_tokens
+    exact = len(ask.system) + len(ask.documents[0]) + len(ask.question)
+    assert exact + sum(tokens) - BLOCK_TOKENS - 1 <= computed <= exact + sum(tokens)
+
+
+def test_chunks_stay_within_their_memory_and_answers_stay_right(
+    engines: Engines, asks: list[Asked], plain: dict[Asked, Answer]
+) -> None:
+    chunks = replace(CHUNKS, host_bytes=500 * KV_BYTES_PER_TOKEN)
+    engine = engines.get(chunks, device_blocks=64, step_tokens=64)
+    rng = random.Random(6)
+    hits = 0
+    for _ in range(12):
+        some = rng.choices(asks, k=3)
+        capture(engine, some)
+        held_bytes = sum(chunk.numel() * chunk.element_size() for chunk in engine.mover._chunks.values())
+        assert held_bytes <= chunks.host_bytes
+        for ask in some:
+            answer = engine.one_answer(blended(ask))
+            hits += answer.cached_tokens > 0
+            engine.reset()
+    assert hits
+
+
+def test_purged_document_is_in_no_chunk_any_more(
+    engine: ChunkEngine, asks: list[Asked], plain: dict[Asked, Answer]
+) -> None:
+    ask = asks[0]
+    capture(engine, [ask])
+    request_id = engine.ask(blended(ask))
+    engine.step_answers()
+    engine.connector._chunks.purge({tag_of(ask.documents[1])})
+    answers: dict[str, Answer] = {}
+    while engine.engine.has_unfinished_requests():
+        answers |= engine.step_answers()
+    assert same(answers[request_id], plain[ask])  # what was under way ends as it began
+    engine.one_answer(asks[1])
+    # the first one has not seen it, those behind it have
+    assert [engine.held(document) for document in ask.documents] == [1, 0, 0, 0]
+    assert [engine.held(document) for document in asks[1].documents] == [1, 1, 1, 1]
+    assert len(engine.mover._chunks) == 5
+
+
+# --- who is refused ------------------------------------------------------------------------------
+
+
+def test_hybrid_model_is_refused_when_chunks_are_on(engines: Engines, tmp_path: Path) -> None:
+    engines.close()
+    hybrid = save_model(tmp_path / "hybrid", hybrid=True)
+    with pytest.raises(ConfigError, match="Gemma3ForCausalLM is none of"):
+        ChunkEngine(hybrid, device_blocks=64, **engine_arguments(chunks=CHUNKS))
