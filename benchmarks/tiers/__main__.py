@@ -28,9 +28,10 @@ from benchmarks.report.validation import last_check
 from benchmarks.tiers import measure
 from benchmarks.tiers.compare import lines
 from benchmarks.tiers.measure import Ground, Task
-from benchmarks.tiers.plan import FULL, SMOKE, Setting, Size, cells, systems
+from benchmarks.tiers.plan import FULL, SMOKE, SYSTEMS, Setting, Size, cells, systems
 from benchmarks.tiers.plots import draw
-from benchmarks.tiers.report import CellResult, all_verdicts, as_dict, markdown
+from benchmarks.tiers.report import CellResult, Study, all_verdicts, as_dict, markdown
+from benchmarks.tiers.sustained import Sustained, sustained
 from mygo.emulation import profile as profiles
 from mygo.errors import MygoError
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     command = " ".join(["python -m benchmarks.tiers", *(arguments or sys.argv[1:])])
     origin = f"Commit {commit}, `{command}`"
-    text = markdown(study, setting, profile, origin, draw(study, options.out), last_check())
+    text = markdown(study, setting, profile, origin, draw(study.cells, options.out), last_check())
     (options.out / "report.md").write_text(text)
     (options.out / "report.json").write_text(json.dumps(as_dict(study, setting, origin), indent=1) + "\n")
     Console(width=200 if not sys.stdout.isatty() else None).print(Markdown(text))
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(verdict.met for verdict in all_verdicts(study)) else 1
 
 
-def _study(size: Size, setting: Setting, store: Store, jobs: int, console: Console) -> list[CellResult]:
+def _study(size: Size, setting: Setting, store: Store, jobs: int, console: Console) -> Study:
     # a process of its own: block hashes and the order of sets would differ from run to run otherwise
     os.environ["PYTHONHASHSEED"] = "0"
     spawn = multiprocessing.get_context("spawn")
@@ -78,7 +79,8 @@ def _study(size: Size, setting: Setting, store: Store, jobs: int, console: Conso
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # or leaving it would run all that was submitted
             raise
-    return _collect(size, store, wanted)
+    found = {name: _sustained(size, store, wanted, grounds[name], name) for name in size.presets}
+    return Study(_collect(size, store, wanted), found)
 
 
 def _finish(pool: Executor, wanted: Sequence[Task], store: Store, console: Console) -> None:
@@ -115,6 +117,19 @@ def _collect(size: Size, store: Store, tasks: Sequence[Task]) -> list[CellResult
     return results
 
 
+def _sustained(
+    size: Size, store: Store, tasks: Sequence[Task], ground: Ground, preset: str
+) -> list[Sustained]:
+    rows: dict[str, list[list[dict[str, object]]]] = {}
+    for system in SYSTEMS:
+        members = [task for task in tasks if task.cell.preset == preset and task.system == system]
+        members.sort(key=lambda task: task.cell.load)
+        rows[system.name] = [
+            [store.rows[task.key] for task in members if task.seed == seed] for seed in range(size.seeds)
+        ]
+    return sustained(rows, SYSTEMS, ground.slo_s)
+
+
 def _size(options: argparse.Namespace) -> Size:
     """The named size with the options' changes. Raises MygoError for what cannot be."""
     size = FULL if options.full else SMOKE
@@ -143,7 +158,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--full", action="store_true", help="two workloads, four loads, ablations: hours; --jobs helps")
+    add(
+        "--full",
+        action="store_true",
+        help="600 requests, four loads, three seeds, ablations: half an hour",
+    )
     add("--presets", type=_names, help="workloads, with commas")
     add("--requests", type=types.count, help="of each trace")
     add("--loads", type=_numbers, help="shares of the saturation rate, with commas")

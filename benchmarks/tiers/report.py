@@ -10,6 +10,7 @@ from benchmarks.bootstrap import Ratio
 from benchmarks.tiers.compare import Line, Verdict, verdicts
 from benchmarks.tiers.measure import CLIENTS, SLO_FACTOR, Ground
 from benchmarks.tiers.plan import ABLATIONS, SYSTEMS, Cell, Setting
+from benchmarks.tiers.sustained import Sustained
 from mygo.emulation.profile import EngineProfile
 
 
@@ -22,11 +23,20 @@ class CellResult:
     lines: list[Line]
 
 
-def all_verdicts(study: Sequence[CellResult]) -> list[Verdict]:
-    return [verdict for result in study for verdict in verdicts(result.cell, result.lines)]
+@dataclass(frozen=True, slots=True)
+class Study:
+    """All that was found."""
+
+    cells: list[CellResult]
+    sustained: dict[str, list[Sustained]]
+    """By workload; ours first."""
 
 
-def as_dict(study: Sequence[CellResult], setting: Setting, origin: str) -> dict[str, Any]:
+def all_verdicts(study: Study) -> list[Verdict]:
+    return [verdict for result in study.cells for verdict in verdicts(result.cell, result.lines)]
+
+
+def as_dict(study: Study, setting: Setting, origin: str) -> dict[str, Any]:
     return {
         "emulated": True,
         "origin": origin,
@@ -38,14 +48,18 @@ def as_dict(study: Sequence[CellResult], setting: Setting, origin: str) -> dict[
                 "ground": asdict(result.ground),
                 "systems": [asdict(line) | {"system": line.system.name} for line in result.lines],
             }
-            for result in study
+            for result in study.cells
         ],
+        "sustained": {
+            preset: [asdict(each) | {"system": each.system.name} for each in found]
+            for preset, found in study.sustained.items()
+        },
         "verdicts": [asdict(verdict) for verdict in all_verdicts(study)],
     }
 
 
 def markdown(
-    study: Sequence[CellResult],
+    study: Study,
     setting: Setting,
     profile: EngineProfile,
     origin: str,
@@ -67,15 +81,26 @@ def markdown(
         "\n".join(f"![]({name})" for name in pictures),
         "\n".join(f"- `{system.name}`: {system.meaning}" for system in (*SYSTEMS, *ABLATIONS)),
         "## Targets",
+        "The limit is what unbounded host memory reaches in our place: no replacement gets further.",
         _table(
-            ["cell", "target", "found", "met"],
+            ["cell", "target", "found", "limit", "met"],
             [
-                [verdict.cell.name, verdict.target, verdict.found, "yes" if verdict.met else "**no**"]
+                [
+                    verdict.cell.name,
+                    verdict.target,
+                    verdict.found,
+                    f"{verdict.limit:.3f}",
+                    "yes" if verdict.met else "**no**",
+                ]
                 for verdict in all_verdicts(study)
             ],
         ),
+        "## Rate sustained",
+        "The highest rate whose mean TTFT keeps the promise, between the loads that were run; at a bound: "
+        "in some seed it lies outside of them, and the highest or lowest one counts.",
+        *(_sustained(preset, found) for preset, found in study.sustained.items()),
     ]
-    for result in study:
+    for result in study.cells:
         parts += _cell(result)
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -118,6 +143,21 @@ def _cell(result: CellResult) -> list[str]:
             rows,
         ),
     ]
+
+
+def _sustained(preset: str, found: Sequence[Sustained]) -> str:
+    head = [preset, "requests/s", "ours / its"]
+    return _table(
+        head,
+        [
+            [
+                f"`{each.system.name}`",
+                f"{each.rate_per_s:.2f}" + (" (at a bound)" if each.bounded_seeds else ""),
+                _interval(each.ratio),
+            ]
+            for each in found
+        ],
+    )
 
 
 def _interval(found: Ratio) -> str:

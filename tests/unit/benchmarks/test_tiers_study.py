@@ -19,6 +19,7 @@ from benchmarks.tiers.plan import (
     engine_settings,
     systems,
 )
+from benchmarks.tiers.sustained import rate_per_s, sustained
 from mygo.errors import ConfigError
 from mygo.simulation.working_set import working_set_tokens
 from mygo.workloads import preset
@@ -62,14 +63,39 @@ def test_verdicts_compare_with_the_best_native_policy_and_with_prefix_caching() 
         NATIVE[0].name: [_row(1.5, 1.0, 1.0)] * 3,
         NATIVE[1].name: [_row(0.97, 2.0, 0.9)] * 3,
         PREFIX_ONLY.name: [_row(2.1, 0.5, 1.0)] * 3,
+        UNBOUNDED.name: [_row(0.5, 3.0, 0.8)] * 3,
     }
-    found = lines(rows, [MYGO, *NATIVE, PREFIX_ONLY])
-    assert [line.ttft_ratio.estimate for line in found] == pytest.approx([1.0, 1.5, 0.97, 2.1])
+    found = lines(rows, SYSTEMS)
+    assert [line.ttft_ratio.estimate for line in found] == pytest.approx([1.0, 1.5, 0.97, 2.1, 0.5])
     goodput, ttft, itl, prefix = verdicts(Cell("ragpulse", 0.6), found)
     assert goodput.met and goodput.found.startswith("1.300")
     assert not ttft.met and ttft.found.startswith("0.970")
     assert not itl.met and itl.found.startswith("1.111")
     assert prefix.met and prefix.found.startswith("2.100")
+    # what the system without bounds has against the same ones
+    limits = [each.limit for each in (goodput, ttft, itl, prefix)]
+    assert limits == pytest.approx([3.0 / 2.0, 0.97 / 0.5, 0.8 / 0.9, 2.1 / 0.5])
+
+
+def _by_load(*means_s: float) -> list[dict[str, object]]:
+    return [{"rate_per_s": float(at), "ttft_s": [mean_s, mean_s]} for at, mean_s in enumerate(means_s, 1)]
+
+
+def test_sustained_rate_lies_where_the_mean_ttft_passes_the_promise() -> None:
+    assert rate_per_s(_by_load(0.1, 0.5, 2.0, 0.9), 1.0) == (pytest.approx(2.5), False)
+    assert rate_per_s(_by_load(0.1, 1.0), 1.0) == (2.0, True), "kept at each rate"
+    assert rate_per_s(_by_load(1.1, 2.0), 1.0) == (1.0, True), "broken at each rate"
+
+
+def test_sustained_rates_are_compared_seed_by_seed() -> None:
+    rows = {each.name: [_by_load(0.1, 0.5, 2.0)] * 2 for each in SYSTEMS}
+    rows[PREFIX_ONLY.name] = [_by_load(0.25, 4.0, 9.0), _by_load(2.0, 4.0, 9.0)]
+    found = {each.system.name: each for each in sustained(rows, SYSTEMS, 1.0)}
+    assert found[MYGO.name].rate_per_s == pytest.approx(2.5)
+    assert found[MYGO.name].bounded_seeds == 0
+    assert found[PREFIX_ONLY.name].rate_per_s == pytest.approx((1.5 + 1.0) / 2)
+    assert found[PREFIX_ONLY.name].bounded_seeds == 1
+    assert found[PREFIX_ONLY.name].ratio.estimate == pytest.approx(2.5 / 1.25)
 
 
 def test_smoke_size_is_small() -> None:
