@@ -1,9 +1,9 @@
 """Which method and how much repair a model needs: the least computation that keeps the quality bounds.
 
 Cache-Craft (arXiv 2502.15734) chooses alpha so: least recomputation subject to a quality target on a
-validation set. Ours also asks how sure that is: the bound must be kept by the upper 95 % end of a bootstrap of
-the mean (percentile method; Efron and Tibshirani, 1993), not by the mean alone. The least of several settings
-that pass is the one most likely to have passed by luck; the guard goes on measuring what is served.
+validation set. Ours also asks how sure that is: the bound must be kept by the upper 95 % end of a bootstrap
+of the mean (percentile method; Efron and Tibshirani, 1993), not by the mean alone. The least of several
+settings that pass is the one most likely to have passed by luck; the guard goes on measuring what is served.
 """
 
 from __future__ import annotations
