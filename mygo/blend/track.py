@@ -15,7 +15,7 @@ RECENT = 100
 BLAMED = 2.0
 """A document is to blame whose mean is at least so many times the bound, if the others keep it."""
 BLAMED_OBSERVATIONS = 5
-"""Fewer say nothing of a document."""
+"""Fewer say nothing of a document, nor of the rest."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class Track:
         suspects = [
             (sum(kls) / len(kls), document)
             for document, kls in of.items()
-            if len(kls) >= BLAMED_OBSERVATIONS
+            if min(len(kls), count - len(kls)) >= BLAMED_OBSERVATIONS
             and sum(kls) >= BLAMED * kl_bound * len(kls)
             and total - sum(kls) <= kl_bound * (count - len(kls))
         ]

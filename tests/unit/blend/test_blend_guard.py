@@ -347,3 +347,28 @@ def test_guard_serves_only_what_was_proven(observed: list[tuple[float, set[Docum
                 proven = change.alpha
             elif change.verdict in (Verdict.RAISED, Verdict.OFF):
                 proven = None
+
+
+def test_guard_begins_anew_when_a_document_was_to_blame_for_what_it_saw() -> None:
+    guard = Guard(LADDER)
+    broken, good = DOCUMENTS[0], DOCUMENTS[1]
+    decision = Decision(Action.SHADOW, 3, 0.15)
+    while not guard.documents_off:
+        guard.observe(decision, [broken], same(0.9))
+        guard.observe(decision, [good], same(0.01))
+    trial = guard.buckets[3].trial
+    assert trial is not None
+    assert trial.level == 0
+    assert trial.count <= 1
+
+
+def test_guard_does_not_begin_anew_when_the_rest_is_as_bad() -> None:
+    """Else a broken model would be tested for ever, one document after the other."""
+    guard = Guard(LADDER)
+    decision = Decision(Action.SHADOW, 3, 0.15)
+    deviations = {str(DOCUMENTS[0]): 1.0}
+    for number in range(30):
+        guard.observe(decision, [DOCUMENTS[number % 3]], same(0.5, **deviations))
+        if guard.buckets[3].state == "off":
+            return
+    pytest.fail("the bucket is still tried")
