@@ -1,0 +1,42 @@
+"""The verdict and the segment maps of the chunk benchmark, without an engine."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from benchmarks import chunk_prefill
+from benchmarks.chunk_prefill import Sample
+from mygo.vllm_plugin import spans
+
+
+def _samples(cpu_s: dict[str, float]) -> list[Sample]:
+    """Two rounds around these medians."""
+    return [
+        Sample(kind, number, seconds * factor, seconds * factor, 100, 100, 7, -0.5)
+        for kind, seconds in cpu_s.items()
+        for number, factor in enumerate((0.9, 1.1))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "holds"),
+    [
+        ({"cold": 10.0, "capture": 10.4, "chunks": 2.0, "device": 0.1}, True),
+        ({"cold": 10.0, "capture": 10.4, "chunks": 2.4, "device": 0.1}, False),
+        ({"cold": 10.0, "capture": 10.6, "chunks": 2.0, "device": 0.1}, False),
+    ],
+)
+def test_bounds_hold_only_if_all_do(cpu_s: dict[str, float], holds: bool) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    assert chunk_prefill.show(console, _samples(cpu_s)) is holds
+
+
+def test_all_but_the_first_and_the_last_part_are_documents() -> None:
+    parts = [[1, 2], [3, 4, 5], [3, 4, 5], [6]]
+    found = spans.parse({"mygo": {"spans": chunk_prefill._spans(parts)}}, 9)
+    assert found is not None
+    assert [bool(span.tag) for span in found.spans] == [False, True, True, False]
+    assert found.spans[1].tag == found.spans[2].tag and found.spans[1].key != found.spans[2].key
