@@ -9,20 +9,24 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from mygo.blend.verdicts import Divergence
 from mygo.errors import ConfigError, Unavailable
 from mygo.types import WorkerId, WorkerLoad, WorkerReport
+from mygo.vllm_plugin.chunks.quality_view import QualityView
 from mygo.vllm_plugin.residency import ResidencyLog
 from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.tiers.view import CacheView
 from mygo.vllm_plugin.wire import (
     HEADER,
     MAX_FRAME_BYTES,
+    Assess,
     Batch,
     Command,
     Done,
     Hello,
     Look,
     Message,
+    Observe,
     Purge,
     decode,
     frame,
@@ -92,6 +96,11 @@ class ReportReceiver:
         assert self._hello is not None
         return self._hello
 
+    @property
+    def load(self) -> WorkerLoad:
+        """As last told."""
+        return self._load
+
     async def next_report(self, heartbeat_s: float | None = None) -> WorkerReport:
         """Wait for news; after ``heartbeat_s`` without any, report the load alone.
 
@@ -122,6 +131,15 @@ class ReportReceiver:
         the engine is away or does not answer in time; then it may or may not have done so.
         """
         await self._ask(lambda number: Purge(number, tags), wake)
+
+    async def observe(self, ticket: int, divergence: Divergence, wake: Wake) -> None:
+        """Tell the quality guard what a comparison has found; raises as ``purge`` does."""
+        await self._ask(lambda number: Observe(number, ticket, divergence), wake)
+
+    async def assess(self, wake: Wake, *, reset: bool = False) -> QualityView | None:
+        """What the quality guard knows; with ``reset``, after it has forgotten everything. None: the engine
+        has none. Raises as ``purge`` does."""
+        return (await self._ask(lambda number: Assess(number, reset), wake)).quality
 
     async def _ask(self, make: Callable[[int], Command], wake: Wake) -> Done:
         self._commands += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mygo.blend.selection import Method
@@ -84,6 +84,13 @@ class ChunkSettings:
     behind neutral documents, by requests that are sent for that purpose."""
     max_variants: int = 3
     """Copies of one document, each from another context."""
+    guard: bool = True
+    """Blend only what comparisons have shown to keep ``kl_bound``. It takes a worker process to compare: an
+    engine without ``mygo_socket`` has no guard, and blends whatever asks for it."""
+    kl_bound: float = 0.12
+    """Nats: largest mean KL of the first token's distribution, exact against blended."""
+    guard_state_path: str | None = None
+    """Folder in which the guard's evidence outlives the engine, one engine's own; None: it does not."""
 
     @classmethod
     def parse(cls, raw: object, where: str) -> ChunkSettings:
@@ -123,6 +130,9 @@ class PluginSettings:
         )
         _check_value(settings.mygo_socket, None, f"{_WHERE}.mygo_socket")
         _check_value(settings.sibling_hold, True, f"{_WHERE}.sibling_hold")
+        if settings.mygo_socket is None:
+            # nobody would compare: a guard would answer exactly for ever
+            return replace(settings, chunks=replace(settings.chunks, guard=False))
         return settings
 
 

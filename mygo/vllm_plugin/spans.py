@@ -34,6 +34,8 @@ class SegmentMap:
     reuse: Reuse = Reuse.EXACT
     filler: bool = False
     """The documents but the last are neutral ones, and the request is made to keep the last one's KV."""
+    ticket: int | None = None
+    """This is the comparison that the quality guard asked for by this number."""
 
     def salt_at(self, end_tokens: int) -> str:
         """Salt of the segment that ends there."""
@@ -44,7 +46,7 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
     """Read the segment map of a request; None if it brings none (a stock client).
 
     Form: ``{"mygo": {"spans": [[key, end_tokens, salt, tag], ...], "answer_domain": str, "reuse": "exact" |
-    "blend", "filler": bool}}``; all but the spans may be left out, as may a tag.
+    "blend", "filler": bool, "ticket": int}}``; all but the spans may be left out, as may a tag.
     Raises BadRequest if the map is there but wrong.
     """
     if not kv_transfer_params or "mygo" not in kv_transfer_params:
@@ -67,7 +69,10 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
         raise _wrong(f"reuse must be one of {', '.join(Reuse)}, not {reuse!r}")
     if not isinstance(filler, bool):
         raise _wrong(f"filler must be true or false, not {filler!r}")
-    return SegmentMap(spans, None if domain is None else DomainTag(domain), Reuse(reuse), filler)
+    ticket = raw.get("ticket")
+    if ticket is not None and type(ticket) is not int:
+        raise _wrong(f"ticket must be a whole number, not {ticket!r}")
+    return SegmentMap(spans, None if domain is None else DomainTag(domain), Reuse(reuse), filler, ticket)
 
 
 def _span(entry: Any) -> SegmentSpan:

@@ -13,7 +13,9 @@ import struct
 
 import msgspec
 
+from mygo.blend.verdicts import Divergence
 from mygo.types import ResidencyEvent, WorkerLoad
+from mygo.vllm_plugin.chunks.quality_view import QualityView
 from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.tiers.view import CacheView
 
@@ -49,6 +51,8 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     number: int
     view: CacheView | None = None
     """To a Look."""
+    quality: QualityView | None = None
+    """To an Observe or Assess, if the engine has a quality guard."""
 
 
 class Look(msgspec.Struct, frozen=True, tag="look"):
@@ -65,9 +69,24 @@ class Purge(msgspec.Struct, frozen=True, tag="purge"):
     tags: tuple[str, ...]
 
 
+class Observe(msgspec.Struct, frozen=True, tag="observe"):
+    """What a comparison that the quality guard asked for has found."""
+
+    number: int
+    ticket: int
+    divergence: Divergence
+
+
+class Assess(msgspec.Struct, frozen=True, tag="assess"):
+    """Tell what the quality guard knows; if ``reset``, forget it first."""
+
+    number: int
+    reset: bool = False
+
+
 Message = Hello | Batch | Done
 """From the engine."""
-Command = Look | Purge
+Command = Look | Purge | Observe | Assess
 """To the engine. Numbers are the sender's; the answer repeats them."""
 
 _messages: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

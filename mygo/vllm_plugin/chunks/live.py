@@ -8,6 +8,7 @@ from typing import Any
 
 from mygo.blend.plan import BlendPlan, Match, Slot
 from mygo.blend.variants import Namespace, Variant, VariantKey
+from mygo.blend.verdicts import Decision
 from mygo.vllm_plugin.chunks.layout import Layout
 from mygo.vllm_plugin.spans import SegmentMap
 
@@ -30,6 +31,8 @@ class Reused:
     """Of the same documents, computed."""
     approximate: bool
     """Some of the prompt has seen documents that were not in the place where they had been computed."""
+    ticket: int | None = None
+    """Of a comparison that the quality guard asks for."""
 
     def as_params(self) -> dict[str, Any]:
         """As it travels in ``kv_transfer_params``."""
@@ -52,6 +55,12 @@ class Live:
     matches: Sequence[Match] = ()
     """Documents that could be reused."""
     plan: BlendPlan | None = None
+    offer: BlendPlan | None = None
+    """What it is blended by, or would be if the quality guard did not want it exact."""
+    asked: tuple[float, int] | None = None
+    """The need and the guard's generation for which it has decided."""
+    decision: Decision | None = None
+    """The guard's; None: it was not asked."""
     cached_tokens: int = 0
     """Leading tokens that are not computed, as of the admission under way."""
     layout: Layout | None = None
