@@ -60,4 +60,4 @@ def test_clear_tells_whether_the_rest_keeps_the_bound_and_forgets_the_document()
     assert list(one.recent) == [(0.05, (C,))] * 10
     bad = track(*[(0.8, [A])] * 5, *[(0.4, [C])] * 10)
     assert not bad.clear(A, BOUND)
-    assert bad.culprit(BOUND) == C
+    assert not bad.clear(B, BOUND)
