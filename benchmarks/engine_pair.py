@@ -16,8 +16,9 @@ from mygo.emulation import calibration
 from mygo.emulation.engine import EmulatedCore, StepOutcome
 from mygo.emulation.profile import DecodeCost, EngineProfile
 from mygo.emulation.settings import EngineSettings
+from mygo.engine import Engine
 from mygo.simulation.prompts import Prompts
-from mygo.types import Engine, GenerateRequest, ProfileGrid, RequestId, WorkerId
+from mygo.types import GenerateRequest, ProfileGrid, RequestId, WorkerId
 from mygo.vllm_plugin.settings import engine_arguments
 from mygo.workloads.arrivals import Arrivals
 from mygo.workloads.cut import scaled

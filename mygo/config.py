@@ -138,6 +138,21 @@ class CacheConfig(_Section):
         return self
 
 
+class ReuseConfig(_Section):
+    """Reuse of documents' KV behind other text than it was computed behind."""
+
+    mode: Literal["exact", "blend"] = "exact"
+    """The most that is allowed. `exact`: answers are what they would be without any cache. `blend`: a
+    document's KV is also reused behind other documents, and part of it computed anew: an approximation,
+    which answers are labelled with. Stores and requests may ask for `exact`."""
+    host_bytes: Bytes = 2**29
+    """Under `blend`: host memory of a worker for documents' KV, besides `cache.host_bytes`."""
+    repair_share: float = Field(default=0.15, ge=0, le=1)
+    """Under `blend`: part of a document that is computed anew where nothing before it is as it was."""
+    floor_tokens: int = Field(default=16, ge=0)
+    """Under `blend`: at least so many of a document's first tokens are computed anew."""
+
+
 class EmbedderConfig(_Section):
     source: str = "demo:all-minilm-l6-v2"
     """As `model.source`: a sentence-transformers model. Changing it embeds the corpus anew."""
@@ -249,12 +264,21 @@ class Config(_Section):
     http: HttpConfig = HttpConfig()
     model: ModelConfig = ModelConfig()
     cache: CacheConfig = CacheConfig()
+    reuse: ReuseConfig = ReuseConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     workers: WorkersConfig = WorkersConfig()
     corpus: CorpusConfig = CorpusConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     prompt: PromptConfig = PromptConfig()
     routing: RoutingConfig = RoutingConfig()
+
+    @model_validator(mode="after")
+    def _blend_is_computed(self) -> Config:
+        if self.reuse.mode == "blend" and self.workers.device == "emulated":
+            raise ValueError("reuse.mode: emulated engines cannot blend; set it to exact")
+        if self.reuse.mode == "blend" and not self.model.enforce_eager:
+            raise ValueError("reuse.mode: compiled models cannot blend; set model.enforce_eager to true")
+        return self
 
     @model_validator(mode="after")
     def _chunks_fit(self) -> Config:

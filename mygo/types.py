@@ -5,10 +5,10 @@ Reading order: ids -> segments and prompts -> what a worker holds -> what a work
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType, Protocol
+from typing import NewType
 
 TenantId = NewType("TenantId", str)
 StoreId = NewType("StoreId", str)
@@ -274,6 +274,21 @@ class SegmentSpan:
     empty for what is no document."""
 
 
+class Reuse(StrEnum):
+    """What KV may be reused for a request."""
+
+    EXACT = "exact"
+    """Its own prefix only: the answer is what it would be without any cache."""
+    BLEND = "blend"
+    """Documents' KV from other prompts too, partly computed anew: an approximation."""
+
+    @staticmethod
+    def narrowest(settings: Iterable[Reuse | None]) -> Reuse:
+        """What all allow who have a say; None has none. At least one must have."""
+        said = [setting for setting in settings if setting is not None]
+        return Reuse.EXACT if Reuse.EXACT in said else said[0]
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     request_id: RequestId
@@ -283,6 +298,7 @@ class GenerateRequest:
     sampling: Sampling
     answer_domain: DomainTag = PUBLIC
     """The domain of the answer, under which a next turn will look for it."""
+    reuse: Reuse = Reuse.EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +325,17 @@ class Uncached(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkUse:
+    """What of a prompt came from documents' KV that is kept apart from their prompts."""
+
+    loaded_tokens: int
+    repaired_tokens: int
+    """Of the same documents, computed."""
+    approximate: bool
+    """Some of the prompt has seen documents that were not in the place where they had been computed."""
+
+
+@dataclass(frozen=True, slots=True)
 class PrefillStats:
     """How a prompt was served."""
 
@@ -319,6 +346,8 @@ class PrefillStats:
     uncached_tokens: Mapping[Uncached, int] | None = None
     """The rest of the prompt, by why it was computed. None if the engine has not told (yet): it tells with
     the last token, and not at all when a stop string ended the answer."""
+    chunks: ChunkUse | None = None
+    """None if the prompt had no documents, or the engine has not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,31 +361,6 @@ class TokenDelta:
     prefill: PrefillStats | None = None
     """Set on the first delta, and once more on the last if more is known then."""
     logprobs: tuple[TokenLogprob, ...] = ()
-
-
-class Engine(Protocol):
-    """What a worker needs of an inference engine. ``serve/vllm_engine.py`` adapts vLLM to it."""
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of token ids."""
-        ...
-
-    @property
-    def dead(self) -> bool:
-        """True once it can no longer serve; it does not recover."""
-        ...
-
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenDelta]:
-        """Stream a completion. Closing the iterator aborts the request.
-
-        Raises BadRequest if the prompt does not fit, Unavailable if the engine is not serving.
-        """
-        ...
-
-    async def reset_cache(self) -> None:
-        """Forget all cached KV; nothing may be running."""
-        ...
 
 
 # --- routes ------------------------------------------------------------------------------------

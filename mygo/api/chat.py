@@ -78,6 +78,7 @@ def _answer_request(context: Context, request: Request, body: ChatBody) -> Answe
         retrieval=retrieval,
         documents=documents if body.top_k is None else documents[:top_k],
         document_order=body.document_order or config.prompt.document_order,
+        reuse=context.reuse(body.reuse),
     )
 
 

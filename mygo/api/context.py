@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from mygo.api.schemas.base import parse_json
+from mygo.api.schemas.rag import ReuseChoice
 from mygo.api.service import Service
 from mygo.config import Config
 from mygo.errors import BadRequest, NotFound
-from mygo.types import RequestId, TenantId
+from mygo.types import RequestId, Reuse, TenantId
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -61,6 +62,15 @@ class Context:
                 param=param,
             )
         return asked
+
+    def reuse(self, asked: ReuseChoice) -> Reuse:
+        """What a request or a store allows; raises BadRequest for more than the deployment does."""
+        allowed = Reuse(self.config.reuse.mode)
+        if asked == "blend" and allowed is Reuse.EXACT:
+            raise BadRequest(
+                "reuse: this deployment is exact only: send 'exact', or leave it out", param="reuse"
+            )
+        return allowed if asked is None else Reuse(asked)
 
 
 def tenant_of(request: Request) -> TenantId:

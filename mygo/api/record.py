@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mygo.api.service import AnswerHead, DocumentOrder, Hit
-from mygo.types import PrefillStats, Tier, TokenDelta, TokenLogprob, Uncached
+from mygo.types import PrefillStats, Reuse, Tier, TokenDelta, TokenLogprob, Uncached
 
 
 @dataclass(slots=True)
@@ -48,6 +48,14 @@ class Record:
     def cached_tokens(self) -> int:
         return sum(self.prefill.cached_tokens.values()) if self.prefill else 0
 
+    @property
+    def _reuse(self) -> Reuse:
+        """How the prompt was served. Where blending was allowed and the engine has not told what it did, no
+        claim is made that it was exact."""
+        told = self.prefill.chunks if self.prefill else None
+        exact = told is not None and not told.approximate
+        return Reuse.EXACT if exact else self.head.reuse
+
     def chat_usage(self) -> dict[str, Any]:
         """OpenAI's usage block of a chat completion."""
         completion_tokens = len(self.token_ids)
@@ -73,6 +81,7 @@ class Record:
         """Citations, what was left out or went wrong, and where the time went."""
         head, prefill = self.head, self.prefill
         cached = prefill.cached_tokens if prefill else {}
+        loaded = prefill.chunks.loaded_tokens if prefill and prefill.chunks else 0
         return {
             "citations": [
                 _citation(hit, number, with_text=citation_text)
@@ -85,15 +94,16 @@ class Record:
             "usage": {
                 "prompt_tokens": self.prompt_tokens,
                 "cached_tokens": {tier.value: cached.get(tier, 0) for tier in Tier},
-                "computed_tokens": max(0, self.prompt_tokens - self.cached_tokens),
+                "computed_tokens": max(0, self.prompt_tokens - self.cached_tokens - loaded),
                 "uncached_tokens": _uncached(prefill),
+                "chunk_tokens": _chunk_tokens(prefill),
                 "retrieval_s": _rounded(head.retrieval_s),
                 "queue_s": _rounded(prefill.queue_s if prefill else 0.0),
                 "prefill_s": _rounded(prefill.prefill_s if prefill else 0.0),
                 "ttft_s": _rounded(self.ttft_s),
                 "total_s": _rounded(self.clock() - self.started_s),
             },
-            "reuse": "exact",
+            "reuse": self._reuse.value,
             "document_order": self.document_order,
             "worker": head.route.worker,
             "route": {
@@ -110,6 +120,13 @@ def _uncached(prefill: PrefillStats | None) -> dict[str, int] | None:
     if prefill is None or prefill.uncached_tokens is None:
         return None
     return {reason.value: prefill.uncached_tokens.get(reason, 0) for reason in Uncached}
+
+
+def _chunk_tokens(prefill: PrefillStats | None) -> dict[str, int] | None:
+    """Of the documents that were reused apart from their prompts; None if the engine did not tell."""
+    if prefill is None or prefill.chunks is None:
+        return None
+    return {"loaded": prefill.chunks.loaded_tokens, "repaired": prefill.chunks.repaired_tokens}
 
 
 def _citation(hit: Hit, number: int, *, with_text: bool) -> dict[str, Any]:

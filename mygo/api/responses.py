@@ -101,6 +101,7 @@ def _answer_request(
         ),
         retrieval=_retrieval(context, body.tools[0]) if body.tools else None,
         document_order=body.document_order or config.prompt.document_order,
+        reuse=context.reuse(body.reuse),
     )
 
 

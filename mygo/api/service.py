@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
 from mygo.api.filters import Filter
-from mygo.types import DocId, RequestId, Route, Sampling, ScoredPassage, StoreId, TenantId, TokenDelta
+from mygo.types import DocId, RequestId, Reuse, Route, Sampling, ScoredPassage, StoreId, TenantId, TokenDelta
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -62,6 +62,8 @@ class AnswerRequest:
     documents: tuple[InlineDocument, ...] = ()
     """Never together with ``retrieval``; both may be absent (a plain chat)."""
     document_order: DocumentOrder = "retrieval"
+    reuse: Reuse = Reuse.EXACT
+    """The most that it allows; its stores may allow less."""
 
     @property
     def query(self) -> str:
@@ -111,6 +113,8 @@ class AnswerHead:
     """Documents that did not fit the token budget."""
     degraded: tuple[str, ...] = ()
     """What went wrong without failing the request, one sentence each."""
+    reuse: Reuse = Reuse.EXACT
+    """What deployment, stores and request allow together."""
 
 
 class TokenStream(Protocol):
@@ -186,6 +190,8 @@ class StoreView:
     metadata: Mapping[str, str] = field(default_factory=dict)
     public: bool = False
     """True if every tenant may read it."""
+    reuse: Reuse | None = None
+    """What KV of its documents may be reused; None: as the deployment allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,13 +252,20 @@ class Service(Protocol):
         name: str,
         metadata: Mapping[str, str],
         public: bool,
+        reuse: Reuse | None = None,
         file_ids: Sequence[DocId],
     ) -> StoreView:
         """Make a store and begin to ingest files into it, all or none."""
         ...
 
     async def update_store(
-        self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        *,
+        name: str | None,
+        metadata: Mapping[str, str] | None,
+        reuse: Reuse | None = None,
     ) -> StoreView:
         """Replace what is not None."""
         ...

@@ -26,6 +26,7 @@ def routes(context: Context) -> APIRouter:
             name=body.name or "",
             metadata=body.metadata or {},
             public=body.domain == "public",
+            reuse=context.reuse(body.reuse) if body.reuse else None,
             file_ids=list(dict.fromkeys(body.file_ids or ())),
         )
         return json_response(store_json(store))
@@ -44,7 +45,11 @@ def routes(context: Context) -> APIRouter:
     async def update(request: Request, store_id: StoreId) -> Response:
         body = await body_of(request, StoreUpdateBody)
         store = await context.service.update_store(
-            tenant_of(request), store_id, name=body.name, metadata=body.metadata
+            tenant_of(request),
+            store_id,
+            name=body.name,
+            metadata=body.metadata,
+            reuse=context.reuse(body.reuse) if body.reuse else None,
         )
         return json_response(store_json(store))
 
@@ -98,6 +103,7 @@ def store_json(store: StoreView) -> dict[str, Any]:
         "expires_after": None,
         "expires_at": None,
         "domain": "public" if store.public else "tenant",
+        "reuse": store.reuse,
     }
 
 

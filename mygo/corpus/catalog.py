@@ -26,7 +26,7 @@ from mygo.corpus.records import (
     store_of,
 )
 from mygo.errors import BadRequest, Conflict, NotFound
-from mygo.types import PUBLIC, DocId, DomainTag, StoreId, TenantId
+from mygo.types import PUBLIC, DocId, DomainTag, Reuse, StoreId, TenantId
 
 _FIRST_PAGE: Final = PageRequest()
 _STORES: Final = Listing("stores", "id", "tenant", store_of)
@@ -80,6 +80,7 @@ class Catalog:
         name: str = "",
         domain: DomainTag | None = None,
         metadata: Mapping[str, str] | None = None,
+        reuse: Reuse | None = None,
         file_ids: Sequence[DocId] = (),
     ) -> Store:
         """Create a store and attach files to it, all or none.
@@ -95,9 +96,17 @@ class Catalog:
         store_id = StoreId(f"vs_{self._new_id()}")
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO stores (id, tenant, name, domain, metadata, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (store_id, tenant, name, domain or own, json.dumps(dict(metadata or {})), self._clock()),
+                "INSERT INTO stores (id, tenant, name, domain, metadata, reuse, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    store_id,
+                    tenant,
+                    name,
+                    domain or own,
+                    json.dumps(dict(metadata or {})),
+                    reuse,
+                    self._clock(),
+                ),
             )
             for file_id in file_ids:
                 self.attach(tenant, store_id, file_id)
@@ -132,15 +141,17 @@ class Catalog:
         *,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        reuse: Reuse | None = None,
     ) -> Store:
         """Replace what is not None. A store's domain never changes: cached KV is keyed by it."""
         with self._database.transaction() as connection:
             store = self.owned_store(tenant, store_id)
             connection.execute(
-                "UPDATE stores SET name = ?, metadata = ? WHERE id = ?",
+                "UPDATE stores SET name = ?, metadata = ?, reuse = ? WHERE id = ?",
                 (
                     store.name if name is None else name,
                     json.dumps(dict(store.metadata if metadata is None else metadata)),
+                    store.reuse if reuse is None else reuse,
                     store_id,
                 ),
             )

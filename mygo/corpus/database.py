@@ -98,7 +98,8 @@ CREATE TABLE batch_files (
     PRIMARY KEY (batch_id, file_id)
 ) WITHOUT ROWID;
 """
-_SCHEMA = (_JOURNAL_AND_CATALOG, _BATCHES)
+_REUSE = "ALTER TABLE stores ADD COLUMN reuse TEXT CHECK (reuse IN ('exact', 'blend'))"
+_SCHEMA = (_JOURNAL_AND_CATALOG, _BATCHES, _REUSE)
 """Each step brings a file from the version that is its index to the next one; never change a step."""
 SCHEMA_VERSION = len(_SCHEMA)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from mygo.types import DocId, DomainTag, StoreId, TenantId
+from mygo.types import DocId, DomainTag, Reuse, StoreId, TenantId
 
 Attributes = Mapping[str, str | float | bool]
 
@@ -26,6 +26,8 @@ class Store:
     metadata: Mapping[str, str]
     created_at: float
     """Seconds since the epoch, as everywhere here."""
+    reuse: Reuse | None = None
+    """None: as the deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ def store_of(row: sqlite3.Row) -> Store:
         domain=row["domain"],
         metadata=json.loads(row["metadata"]),
         created_at=row["created_at"],
+        reuse=Reuse(row["reuse"]) if row["reuse"] else None,
     )
 
 

@@ -24,7 +24,7 @@ from mygo.corpus import Batch, File, PageRequest, Store, StoreFile, StoreFileSta
 from mygo.errors import Unavailable
 from mygo.serve.calls import reply
 from mygo.serve.librarian import Librarian
-from mygo.types import PUBLIC, DocId, StoreId, TenantId
+from mygo.types import PUBLIC, DocId, Reuse, StoreId, TenantId
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,6 +45,7 @@ class CorpusService:
         name: str,
         metadata: Mapping[str, str],
         public: bool,
+        reuse: Reuse | None = None,
         file_ids: Sequence[DocId],
     ) -> StoreView:
         store = await self._ask(
@@ -53,14 +54,23 @@ class CorpusService:
             name=name,
             domain=PUBLIC if public else None,
             metadata=metadata,
+            reuse=reuse,
             file_ids=file_ids,
         )
         return (await self._store_views(tenant, [store]))[0]
 
     async def update_store(
-        self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        *,
+        name: str | None,
+        metadata: Mapping[str, str] | None,
+        reuse: Reuse | None = None,
     ) -> StoreView:
-        store = await self._ask(Librarian.update_store, tenant, store_id, name=name, metadata=metadata)
+        store = await self._ask(
+            Librarian.update_store, tenant, store_id, name=name, metadata=metadata, reuse=reuse
+        )
         return (await self._store_views(tenant, [store]))[0]
 
     async def store(self, tenant: TenantId, store_id: StoreId) -> StoreView:
@@ -177,6 +187,7 @@ def _store_view(store: Store, usage: StoreUsage) -> StoreView:
         usage_bytes=usage.bytes,
         metadata=store.metadata,
         public=store.domain == PUBLIC,
+        reuse=store.reuse,
     )
 
 

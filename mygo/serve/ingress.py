@@ -62,6 +62,7 @@ from mygo.types import (
     Passage,
     PrefillStats,
     Prompt,
+    Reuse,
     Sampling,
     ScoredPassage,
     SegmentSpan,
@@ -141,13 +142,17 @@ class Ingress(CorpusService):
         retrieval_s = time.perf_counter() - arrived_s
 
         prompt = await self._lay_out(tenant, request, found.passages)
+        spans = self._spans(prompt)
+        has_documents = any(span.tag for span in spans)
+        reuse = Reuse.narrowest((request.reuse, *found.reuse)) if has_documents else Reuse.EXACT
         generation = await self._dispatcher.start(
             GenerateRequest(
                 request_id=request.request_id,
                 token_ids=prompt.token_ids,
-                spans=self._spans(prompt),
+                spans=spans,
                 sampling=self._fitted(request, prompt),
                 answer_domain=prompt.segments[-1].domain,
+                reuse=reuse,
             ),
             prompt,
             _text(request, prompt),
@@ -161,6 +166,7 @@ class Ingress(CorpusService):
                 citations=tuple(Hit.of(scored, found.attributes_of(scored)) for scored in prompt.citations),
                 dropped=tuple(Hit.of(ScoredPassage(passage, 0.0)) for passage in prompt.dropped),
                 degraded=(*found.degraded, *self._config.workers.notices),
+                reuse=reuse,
             )
         except BaseException:
             await generation.aclose()

@@ -39,7 +39,7 @@ from mygo.corpus import (
     load_file_chunks,
 )
 from mygo.tree.keys import passage_tag
-from mygo.types import DocId, DomainTag, StoreId, TenantId, WorkerId
+from mygo.types import DocId, DomainTag, Reuse, StoreId, TenantId, WorkerId
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ class Librarian:
         name: str,
         domain: DomainTag | None,
         metadata: Mapping[str, str],
+        reuse: Reuse | None = None,
         file_ids: Sequence[DocId],
     ) -> Store:
         store = await self._in_thread(
@@ -112,16 +113,23 @@ class Librarian:
             name=name,
             domain=domain,
             metadata=metadata,
+            reuse=reuse,
             file_ids=file_ids,
         )
         self._work.set()
         return store
 
     async def update_store(
-        self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        *,
+        name: str | None,
+        metadata: Mapping[str, str] | None,
+        reuse: Reuse | None = None,
     ) -> Store:
         return await self._in_thread(
-            self._catalog.update_store, tenant, store_id, name=name, metadata=metadata
+            self._catalog.update_store, tenant, store_id, name=name, metadata=metadata, reuse=reuse
         )
 
     async def get_store(self, tenant: TenantId, store_id: StoreId) -> Store:
@@ -226,10 +234,12 @@ class Librarian:
         """The key under which sharing domains become salts; the same for the whole cluster."""
         return self._secret
 
-    async def authorize(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> None:
-        """Raise NotFound for the first store that does not exist for this tenant."""
-        for store_id in store_ids:
-            await self._for_searches(self._catalog.get_store, tenant, store_id)
+    async def authorize(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> list[Reuse | None]:
+        """What reuse each store allows; NotFound for the first one that does not exist for this tenant."""
+        stores = [
+            await self._for_searches(self._catalog.get_store, tenant, store_id) for store_id in store_ids
+        ]
+        return [store.reuse for store in stores]
 
     async def describe(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
         """The attributes of documents in stores; None for one that was deleted meanwhile."""

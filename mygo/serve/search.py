@@ -13,7 +13,7 @@ from mygo.api.service import Attributes, Retrieval
 from mygo.config import Config
 from mygo.serve.calls import reply
 from mygo.serve.retriever import Retriever
-from mygo.types import ContentHash, DocId, ScoredPassage, StoreId, TenantId
+from mygo.types import ContentHash, DocId, Reuse, ScoredPassage, StoreId, TenantId
 
 Document = tuple[StoreId | None, DocId]
 
@@ -25,6 +25,8 @@ class Found:
     attributes: Mapping[Document, Attributes] = field(default_factory=dict)
     """Of the files that the passages are from."""
     degraded: tuple[str, ...] = ()
+    reuse: tuple[Reuse | None, ...] = ()
+    """What each store that was searched allows; None: it has no say."""
 
     def attributes_of(self, scored: ScoredPassage) -> Attributes:
         """Empty for a passage that was not among the results (say, of an earlier turn)."""
@@ -49,7 +51,7 @@ class Searcher:
 
         Raises NotFound for a store that is not the tenant's.
         """
-        _, vector = await asyncio.gather(
+        reuse, vector = await asyncio.gather(
             reply(self._librarian.authorize.remote(tenant, retrieval.store_ids), "librarian"),
             self._retriever.embed(query),
         )
@@ -74,7 +76,7 @@ class Searcher:
                 degraded = tuple(
                     f"retrieval shard {shard} did not answer" for shard in retrieved.missing_shards
                 )
-                return Found(kept[: retrieval.top_k], live, degraded)
+                return Found(kept[: retrieval.top_k], live, degraded, tuple(reuse))
             asked *= 4
 
 

@@ -17,7 +17,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from mygo.errors import BadRequest, Unavailable
-from mygo.types import GenerateRequest, PrefillStats, Sampling, Tier, TokenDelta, TokenLogprob
+from mygo.types import ChunkUse, GenerateRequest, PrefillStats, Sampling, Tier, TokenDelta, TokenLogprob
 from mygo.vllm_plugin.tiers.account import Account
 
 
@@ -90,6 +90,7 @@ def _sampling_params(request: GenerateRequest) -> SamplingParams:
         params["mygo"] = {
             "spans": [[span.key, span.end_tokens, span.salt, span.tag] for span in request.spans],
             "answer_domain": request.answer_domain,
+            "reuse": request.reuse.value,
         }
     return SamplingParams(
         max_tokens=sampling.max_tokens,
@@ -114,7 +115,16 @@ def _prefill_stats(output: Any, known: PrefillStats | None) -> PrefillStats:
     account = Account.of_params(output.kv_transfer_params)
     if account is None:
         return stats
-    return replace(stats, cached_tokens=account.cached_tokens, uncached_tokens=account.uncached_tokens)
+    told = output.kv_transfer_params["mygo"].get("chunks")
+    chunks = ChunkUse(**told) if told is not None else None
+    if chunks is not None:
+        account = account.without(chunks.loaded_tokens)
+    return replace(
+        stats,
+        cached_tokens=account.cached_tokens,
+        uncached_tokens=account.uncached_tokens,
+        chunks=chunks,
+    )
 
 
 def _waits_s(times: Any) -> tuple[float, float]:

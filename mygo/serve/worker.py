@@ -20,7 +20,7 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
-from mygo.config import CacheConfig, Config
+from mygo.config import CacheConfig, Config, ReuseConfig
 from mygo.errors import Unavailable
 from mygo.serve import profiling
 from mygo.serve.calls import pack
@@ -33,7 +33,7 @@ from mygo.serve.stall import StallWatch
 from mygo.serve.tier_metrics import TierMetrics
 from mygo.types import GenerateRequest, WorkerId, WorkerInfo
 from mygo.vllm_plugin.receiver import ReportReceiver
-from mygo.vllm_plugin.settings import TierSettings, engine_arguments
+from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_arguments
 from mygo.vllm_plugin.tiers.view import CacheView
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,11 @@ class Worker(LLMServer):  # type: ignore[misc]
         socket = socket_folder() / "engine.sock"  # private: it carries token ids
         self._receiver = ReportReceiver(socket, self._worker)
         await self._receiver.start()
-        llm_config.update_engine_kwargs(**engine_arguments(str(socket), tiers=tier_settings(config.cache)))
+        llm_config.update_engine_kwargs(
+            **engine_arguments(
+                str(socket), tiers=tier_settings(config.cache), chunks=chunk_settings(config.reuse)
+            )
+        )
         await super().__init__(llm_config)
         # after the engine's own imports: vLLM reads its environment when it is first imported
         from mygo.serve.vllm_engine import VllmEngine
@@ -173,6 +177,15 @@ def tier_settings(cache: CacheConfig) -> TierSettings:
     if cache.disk_path is None:
         return TierSettings(**values | {"disk_bytes": 0})
     return TierSettings(**values | {"disk_path": str(cache.disk_path)})
+
+
+def chunk_settings(reuse: ReuseConfig) -> ChunkSettings:
+    """The plugin's settings: no memory where nothing is blended."""
+    if reuse.mode == "exact":
+        return ChunkSettings()
+    return ChunkSettings(
+        host_bytes=reuse.host_bytes, repair_share=reuse.repair_share, floor_tokens=reuse.floor_tokens
+    )
 
 
 class LocalModel(CallbackBase):  # type: ignore[misc]

@@ -5,22 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from mygo.errors import BadRequest
 from mygo.types import DomainTag, SegmentKey, SegmentSpan
+from mygo.types import Reuse as Reuse
 
 _KEY = re.compile(r"[0-9a-f]{32}")
-
-
-class Reuse(StrEnum):
-    """What a request allows."""
-
-    EXACT = "exact"
-    """Its own prefix only."""
-    BLEND = "blend"
-    """Documents' KV from other prompts too, partly computed anew: an approximation."""
 
 
 @dataclass(frozen=True, slots=True)

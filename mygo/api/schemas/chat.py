@@ -15,7 +15,7 @@ from mygo.api.schemas.rag import (
     DocumentOrder,
     FilterPart,
     RankingOptions,
-    Reuse,
+    ReuseChoice,
     TextParts,
 )
 
@@ -72,7 +72,7 @@ class ChatBody(Body):
     filters: FilterPart | None = None
     ranking_options: RankingOptions | None = None
     document_order: DocumentOrder = None
-    reuse: Reuse = None
+    reuse: ReuseChoice = None
     citation_text: bool | None = None
     """True puts the passages' text into mygo.citations."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mygo.api.filters import Comparison, Compound, Filter
 from mygo.api.schemas.base import Part, text_parts
@@ -77,13 +77,7 @@ class RankingOptions(Part):
     score_threshold: float | None = Field(default=None, ge=-1, le=1)
 
 
-def _exact_only(value: str | None) -> str | None:
-    if value == "blend":
-        raise ValueError("this deployment is exact only: send 'exact', or leave it out")
-    return value
-
-
-Reuse = Annotated[Literal["exact", "blend"] | None, AfterValidator(_exact_only)]
+ReuseChoice = Literal["exact", "blend"] | None
 DocumentOrder = Literal["retrieval", "cache"] | None
 
 ENGINE_FIELDS = {

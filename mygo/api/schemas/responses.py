@@ -16,7 +16,7 @@ from mygo.api.schemas.rag import (
     DocumentOrder,
     FilterPart,
     RankingOptions,
-    Reuse,
+    ReuseChoice,
     TextParts,
 )
 
@@ -83,7 +83,7 @@ class ResponseBody(Body):
 
     # MyGO's own
     document_order: DocumentOrder = None
-    reuse: Reuse = None
+    reuse: ReuseChoice = None
 
     IGNORED: ClassVar = (IGNORED - {"store", "metadata"}) | {
         "tool_choice",

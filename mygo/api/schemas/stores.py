@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mygo.api.schemas.base import Body, Part, one_or_many
-from mygo.api.schemas.rag import FilterPart, RankingOptions, is_scalar
+from mygo.api.schemas.rag import FilterPart, RankingOptions, ReuseChoice, is_scalar
 from mygo.api.service import Page
 from mygo.types import DocId
 
@@ -39,6 +39,8 @@ class StoreBody(Body):
     metadata: Metadata | None = None
     domain: Literal["tenant", "public"] | None = None
     """MyGO's own: every tenant may read a public store."""
+    reuse: ReuseChoice = None
+    """MyGO's own: what KV of its documents may be reused, if the deployment allows as much."""
 
     IGNORED: ClassVar = frozenset({"description"})
     REFUSED: ClassVar = {"chunking_strategy": _CHUNKING, "expires_after": _EXPIRY}
@@ -48,6 +50,7 @@ class StoreBody(Body):
 class StoreUpdateBody(Body):
     name: str | None = Field(default=None, max_length=256)
     metadata: Metadata | None = None
+    reuse: ReuseChoice = None
 
     REFUSED: ClassVar = {"expires_after": _EXPIRY}
 

@@ -24,6 +24,17 @@ class Account:
         """As it travels in ``kv_transfer_params``."""
         return {"mygo": {"cached": dict(self.cached_tokens), "uncached": dict(self.uncached_tokens)}}
 
+    def without(self, loaded_tokens: int) -> Account:
+        """So many fewer were computed, because chunks had them. Which ones is not known here: those that
+        no tier could have had count first."""
+        uncached = dict(self.uncached_tokens)
+        for reason in sorted(uncached, key=lambda reason: reason is not Uncached.NEVER_SEEN):
+            if reason is not Uncached.PROMPT_END:
+                fewer = min(loaded_tokens, uncached[reason])
+                uncached[reason] -= fewer
+                loaded_tokens -= fewer
+        return Account(self.cached_tokens, {reason: tokens for reason, tokens in uncached.items() if tokens})
+
     @classmethod
     def of_params(cls, params: Mapping[str, Any] | None) -> Account | None:
         """What ``as_params`` made; None if there is none."""

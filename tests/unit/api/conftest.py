@@ -57,6 +57,13 @@ def face() -> Iterator[Face]:
         yield face
 
 
+@pytest.fixture(scope="module")
+def blending() -> Iterator[Face]:
+    """A deployment that allows approximate reuse."""
+    with serving(parse({"reuse": {"mode": "blend"}})) as face:
+        yield face
+
+
 @pytest.fixture
 def client(face: Face) -> OpenAI:
     return face.client()

@@ -36,6 +36,7 @@ from mygo.errors import BadRequest, Conflict, NotFound, OutOfSpace, Unavailable,
 from mygo.types import (
     DocId,
     PrefillStats,
+    Reuse,
     Route,
     StoreId,
     TenantId,
@@ -182,6 +183,7 @@ class MemoryService:
             citations=hits[:3],
             dropped=hits[3:],
             degraded=degraded,
+            reuse=request.reuse,
         )
         return Answer(head, stream)
 
@@ -232,23 +234,32 @@ class MemoryService:
         name: str,
         metadata: Mapping[str, str],
         public: bool,
+        reuse: Reuse | None = None,
         file_ids: Sequence[DocId],
     ) -> StoreView:
         for file_id in file_ids:
             self._file(tenant, file_id)
         store_id = StoreId(f"vs_{next(self._ids)}")
-        view = StoreView(store_id, name, 1_700_000_000, FileCounts(), metadata=metadata, public=public)
+        view = StoreView(
+            store_id, name, 1_700_000_000, FileCounts(), metadata=metadata, public=public, reuse=reuse
+        )
         self._stores[store_id] = _Store(tenant, view)
         for file_id in file_ids:
             await self.attach_file(tenant, store_id, file_id, attributes={})
         return self._view(self._stores[store_id])
 
     async def update_store(
-        self, tenant: TenantId, store_id: StoreId, *, name: str | None, metadata: Mapping[str, str] | None
+        self,
+        tenant: TenantId,
+        store_id: StoreId,
+        *,
+        name: str | None,
+        metadata: Mapping[str, str] | None,
+        reuse: Reuse | None = None,
     ) -> StoreView:
         store = self._store(tenant, store_id)
         view = store.view
-        view = replace(view, name=view.name if name is None else name)
+        view = replace(view, name=view.name if name is None else name, reuse=reuse or view.reuse)
         store.view = replace(view, metadata=view.metadata if metadata is None else metadata)
         return self._view(store)
 

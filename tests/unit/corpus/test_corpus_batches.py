@@ -123,7 +123,8 @@ def test_corpus_of_the_first_version_gains_batches_when_opened(
         old.execute("INSERT INTO stores VALUES (1, 'vs_old', 'acme', 'kept', 'acme', '{}', 1.0)")
     library = open_library()
     store, (file,) = StoreId("vs_old"), uploaded(library, "words")
-    assert library.catalog.get_store(ACME, store).name == "kept"
+    kept = library.catalog.get_store(ACME, store)
+    assert (kept.name, kept.reuse) == ("kept", None)
     assert library.batches.create(ACME, store, [(file, None)]).counts["in_progress"] == 1
 
 

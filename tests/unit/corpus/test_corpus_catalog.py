@@ -10,7 +10,7 @@ import pytest
 
 from mygo.corpus import Catalog, Library, PageRequest, StoreFileStatus
 from mygo.errors import BadRequest, Conflict, MygoError, NotFound, OutOfSpace
-from mygo.types import PUBLIC, DocId, DomainTag, StoreId, TenantId
+from mygo.types import PUBLIC, DocId, DomainTag, Reuse, StoreId, TenantId
 
 ACME, RIVAL = TenantId("acme"), TenantId("rival")
 
@@ -32,6 +32,10 @@ def test_store_round_trips_when_created_and_updated(catalog: Catalog) -> None:
     renamed = catalog.update_store(ACME, store.id, name="new")
     assert (renamed.name, renamed.metadata, renamed.created_at) == ("new", {"k": "v"}, store.created_at)
     assert catalog.update_store(ACME, store.id, metadata={}).metadata == {}
+    assert store.reuse is None
+    assert catalog.update_store(ACME, store.id, reuse=Reuse.EXACT).reuse is Reuse.EXACT
+    assert catalog.update_store(ACME, store.id, name="newer").reuse is Reuse.EXACT
+    assert catalog.create_store(ACME, reuse=Reuse.BLEND).reuse is Reuse.BLEND
     catalog.delete_store(ACME, store.id)
     with pytest.raises(NotFound):
         catalog.get_store(ACME, store.id)

@@ -13,9 +13,10 @@ from mygo.emulation import profile as profiles
 from mygo.emulation.engine import EmulatedCore
 from mygo.emulation.serving import EmulatedEngine
 from mygo.emulation.settings import EngineSettings
+from mygo.engine import Engine
 from mygo.errors import BadRequest
 from mygo.tree.keys import root_key
-from mygo.types import Engine, GenerateRequest, RequestId, Sampling, SegmentSpan, Tier, WorkerId
+from mygo.types import GenerateRequest, RequestId, Sampling, SegmentSpan, Tier, WorkerId
 
 H100 = profiles.load("llama-3-8b-h100")
 KEY = root_key(model="m", kv_dtype="bf16")

@@ -14,7 +14,7 @@ from mygo.api.filters import Comparison
 from mygo.api.service import Attributes, Retrieval
 from mygo.config import Config
 from mygo.serve.search import Found, Searcher
-from mygo.types import ContentHash, DocId, Passage, ScoredPassage, StoreId, TenantId
+from mygo.types import ContentHash, DocId, Passage, Reuse, ScoredPassage, StoreId, TenantId
 
 STORE = StoreId("vs_1")
 
@@ -59,7 +59,7 @@ class Corpus:
         def describe(documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
             return [attributes[int(document)] for _, document in documents]
 
-        librarian = Part(authorize=lambda tenant, stores: None, describe=describe)
+        librarian = Part(authorize=lambda tenant, stores: [Reuse.EXACT for _ in stores], describe=describe)
         embedder = Part(embed_query=lambda text: np.ones(2, np.float32))
         self._searcher = Searcher(Config(), librarian, embedder, [Part(search=search)])  # type: ignore[arg-type,list-item]
 
@@ -76,6 +76,10 @@ def test_search_asks_once_when_the_rest_scores_below_the_threshold() -> None:
     corpus = Corpus([0.9, 0.8] + [0.1] * 998, [{}] * 1000)
     assert ids(corpus.search(min_score=0.5)) == ["0", "1"]
     assert corpus.asked == [4]
+
+
+def test_search_says_what_the_stores_allow() -> None:
+    assert Corpus([0.9], [{}]).search().reuse == (Reuse.EXACT,)
 
 
 def test_search_goes_on_when_a_filter_leaves_too_few() -> None:

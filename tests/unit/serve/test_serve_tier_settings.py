@@ -1,10 +1,10 @@
-"""The cache section as the engine is told of it."""
+"""The sections of cache and reuse as the engine is told of them."""
 
 from __future__ import annotations
 
 from mygo.config import parse
-from mygo.serve.worker import tier_settings
-from mygo.vllm_plugin.settings import PluginSettings, TierSettings, engine_arguments
+from mygo.serve.worker import chunk_settings, tier_settings
+from mygo.vllm_plugin.settings import ChunkSettings, PluginSettings, TierSettings, engine_arguments
 
 
 def test_tiers_of_the_configuration_reach_the_plugin() -> None:
@@ -16,3 +16,11 @@ def test_tiers_of_the_configuration_reach_the_plugin() -> None:
 
 def test_disk_has_no_size_when_it_has_no_folder() -> None:
     assert tier_settings(parse({}).cache) == TierSettings(host_bytes=2**30)
+
+
+def test_chunks_take_memory_only_where_something_may_be_blended() -> None:
+    assert chunk_settings(parse({"reuse": {"host_bytes": 9}}).reuse) == ChunkSettings()
+    reuse = parse({"reuse": {"mode": "blend", "host_bytes": 9, "repair_share": 0.2}}).reuse
+    told = engine_arguments("/s", chunks=chunk_settings(reuse))
+    read = PluginSettings.parse(told["kv_transfer_config"]["kv_connector_extra_config"]).chunks
+    assert read == ChunkSettings(host_bytes=9, repair_share=0.2)

@@ -98,3 +98,21 @@ def test_last_block_is_computed_when_a_prompt_ends_with_it(
     prompt = list(range(1, 9))
     accounts(prompt)
     assert accounts(prompt) == Account({Tier.DEVICE: 4}, {Uncached.PROMPT_END: 4})
+
+
+@given(
+    uncached=st.dictionaries(st.sampled_from(list(Uncached)), st.integers(1, 50)),
+    loaded_tokens=st.integers(0, 100),
+)
+def test_tokens_of_chunks_are_not_counted_as_computed(
+    uncached: dict[Uncached, int], loaded_tokens: int
+) -> None:
+    account = Account({Tier.DEVICE: 8}, uncached)
+    left = account.without(loaded_tokens)
+    end = uncached.get(Uncached.PROMPT_END, 0)
+    assert left.cached_tokens == account.cached_tokens
+    assert left.uncached_tokens.get(Uncached.PROMPT_END, 0) == end
+    assert sum(left.uncached_tokens.values()) - end == max(0, sum(uncached.values()) - end - loaded_tokens)
+    if left.uncached_tokens.get(Uncached.NEVER_SEEN):
+        others = {reason: tokens for reason, tokens in uncached.items() if reason != Uncached.NEVER_SEEN}
+        assert others.items() <= left.uncached_tokens.items()
