@@ -52,8 +52,11 @@ class Track:
         self.agreement_sum += divergence.top1_agreement
         self.overlap_sum += divergence.overlap
         self.recent.append((kl, tuple(documents)))
-        self.harm.observe(kl / self.kl_clip)
-        self.proof.observe(1 - kl / self.kl_clip)
+        # a claim that was given up stays so; its evidence would only outgrow what a float can hold
+        if not self.harmful:
+            self.harm.observe(kl / self.kl_clip)
+        if not self.proven:
+            self.proof.observe(1 - kl / self.kl_clip)
 
     @property
     def mean_kl(self) -> float:

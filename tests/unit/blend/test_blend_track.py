@@ -28,6 +28,19 @@ def test_track_is_harmful_or_proven_by_what_it_saw() -> None:
     assert good.mean_kl == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize("kl", [0.0, 5.0])
+def test_evidence_stays_finite_when_the_same_is_seen_for_ever(kl: float) -> None:
+    one = track(*[(kl, [A])] * 20_000)
+    assert (one.proven, one.harmful) == (kl == 0, kl > 0)
+    assert max(one.harm.evidence, one.proof.evidence) < 10_000
+    assert one.count == 20_000
+
+
+def test_track_counts_what_it_saw_clipped() -> None:
+    one = track((7.0, [A]), (0.5, [B]))
+    assert (one.kl_sum, list(one.recent)) == (1.5, [(1.0, (A,)), (0.5, (B,))])
+
+
 def test_culprit_is_the_document_without_which_the_bound_is_kept() -> None:
     good = [(0.05, [B, C])] * 10
     assert track(*good, *[(0.8, [A, B])] * 5).culprit(BOUND) == A
