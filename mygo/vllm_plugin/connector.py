@@ -285,7 +285,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 # only who knows our segment map is told: beside us, another connector may have its say
                 told = account.as_params() if account is not None else None
                 if told is not None and reused is not None:
-                    told["mygo"]["chunks"] = reused.as_params()
+                    told["mygo"] |= reused.as_params()
             self._ledger.finish(request_id)
         return False, told
 

@@ -36,7 +36,9 @@ class Reused:
 
     def as_params(self) -> dict[str, Any]:
         """As it travels in ``kv_transfer_params``."""
-        return asdict(self)
+        chunks = asdict(self)
+        ticket = chunks.pop("ticket")
+        return {"chunks": chunks} | ({"ticket": ticket} if ticket is not None else {})
 
 
 @dataclass(slots=True)
