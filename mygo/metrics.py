@@ -138,6 +138,52 @@ TIER_CAPACITY_TOKENS = Metric(
     "mygo_tier_capacity_tokens", Kind.GAUGE, "Tokens whose KV a tier has room for.", ("worker", "tier")
 )
 
+# --- the quality guard of a worker; what is counted: mygo/vllm_plugin/chunks/quality_view.py ------
+
+GUARD_DECISIONS = Metric(
+    "mygo_guard_decisions",
+    Kind.COUNTER,
+    "Requests that could reuse documents inexactly, by how they were answered (exact; shadow: exactly, and "
+    "compared; blend; check: blended, and compared).",
+    ("worker", "action"),
+)
+GUARD_OBSERVATIONS = Metric(
+    "mygo_guard_observations", Kind.COUNTER, "Comparisons that the quality guard has judged.", ("worker",)
+)
+GUARD_MEAN_KL = Metric(
+    "mygo_guard_mean_kl_nats",
+    Kind.GAUGE,
+    "Mean KL of the first token, exact against blended, of what is served in a bucket, or else tried.",
+    ("worker", "bucket"),
+)
+GUARD_STATE = Metric(
+    "mygo_guard_state",
+    Kind.GAUGE,
+    "Of a bucket: 2 proven (blended), 1 unproven (exact, and compared aside), 0 off (exact).",
+    ("worker", "bucket"),
+)
+GUARD_ALPHA = Metric(
+    "mygo_guard_alpha",
+    Kind.GAUGE,
+    "Repair share of what is served in a bucket, or else tried; 1 if blending is off.",
+    ("worker", "bucket"),
+)
+GUARD_DOCUMENTS_OFF = Metric(
+    "mygo_guard_documents_off", Kind.GAUGE, "Passages that are not reused any more.", ("worker",)
+)
+COMPARISONS = Metric(
+    "mygo_guard_comparisons",
+    Kind.COUNTER,
+    "Comparisons that the quality guard asked for, by what became of them (compared, dropped, void, failed).",
+    ("worker", "outcome"),
+)
+COMPARISON_TOKENS = Metric(
+    "mygo_guard_computed_tokens",
+    Kind.COUNTER,
+    "Prompt tokens that were computed for comparisons; no user metric has them.",
+    ("worker",),
+)
+
 JOURNAL_POSITION = Metric("mygo_journal_position", Kind.GAUGE, "Last entry of the corpus journal.")
 SEARCHABLE_POSITION = Metric(
     "mygo_searchable_position", Kind.GAUGE, "Last journal entry that every live shard has applied."

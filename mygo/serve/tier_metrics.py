@@ -1,8 +1,8 @@
-"""A worker's tier figures as metrics."""
+"""A worker's figures as metrics: those of its tiers, and how any of them are recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mygo import metrics
@@ -19,7 +19,7 @@ class Sample(NamedTuple):
     """Beside the worker's."""
 
 
-class TierMetrics:
+class Recorder:
     """Records what changed since the last time: the engine counts totals, instruments want increments."""
 
     def __init__(self, instruments: Instruments, worker: WorkerId) -> None:
@@ -27,8 +27,8 @@ class TierMetrics:
         self._worker = worker
         self._recorded: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
-    def record(self, counters: TierCounters) -> None:
-        for metric, value, labels in samples(counters):
+    def record(self, samples: Iterable[Sample]) -> None:
+        for metric, value, labels in samples:
             named = {"worker": self._worker, **dict(labels)}
             if metric.kind is Kind.GAUGE:
                 self._instruments.set(metric, value, **named)

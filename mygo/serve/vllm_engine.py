@@ -7,7 +7,7 @@ Uses vLLM's public AsyncLLM interface only. What runs inside the engine process 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +24,17 @@ from mygo.vllm_plugin.tiers.account import Account
 class VllmEngine:
     """Streams completions from one AsyncLLM."""
 
-    def __init__(self, client: Any, max_context_tokens: int) -> None:
+    def __init__(
+        self,
+        client: Any,
+        max_context_tokens: int,
+        on_ticket: Callable[[GenerateRequest, int], None] | None = None,
+    ) -> None:
+        """``on_ticket`` is told of each answer that the engine's quality guard wants compared, with the
+        number of its ticket."""
         self._client = client
         self._max_context_tokens = max_context_tokens
+        self._on_ticket = on_ticket
 
     @property
     def vocabulary(self) -> int:
@@ -66,6 +74,7 @@ class VllmEngine:
             outputs = self._client.generate(prompt, _sampling_params(request), request.request_id)
             async with contextlib.aclosing(outputs):  # at once, not when it happens to be collected
                 async for output in outputs:
+                    self._take_ticket(request, output)
                     completion = output.outputs[0]
                     if completion.token_ids or completion.text or completion.finish_reason:
                         known = prefill
@@ -81,6 +90,11 @@ class VllmEngine:
             raise Unavailable("the engine died; the request can be sent again") from error
         except ValueError as error:
             raise BadRequest(str(error)) from error
+
+    def _take_ticket(self, request: GenerateRequest, output: Any) -> None:
+        ticket = (output.kv_transfer_params or {}).get("mygo", {}).get("ticket")
+        if ticket is not None and self._on_ticket is not None:
+            self._on_ticket(request, ticket)
 
 
 def _sampling_params(request: GenerateRequest) -> SamplingParams:

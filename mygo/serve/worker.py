@@ -7,11 +7,13 @@ The worker is the truth about its cache: everything that the directory knows of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,22 @@ from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.serve.handle import DeploymentHandle
 from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
+from mygo import metrics
+from mygo.blend.verdicts import Divergence
 from mygo.config import CacheConfig, Config, ReuseConfig
 from mygo.errors import Unavailable
-from mygo.serve import profiling
+from mygo.serve import profiling, quality_metrics, tier_metrics
 from mygo.serve.calls import pack
 from mygo.serve.deletions import DeletionFollower
 from mygo.serve.instruments import Instruments
 from mygo.serve.placement import cores_of
 from mygo.serve.reporting import keep_reporting
+from mygo.serve.shadowing import Outcome, Shadows
 from mygo.serve.socket_folder import socket_folder
 from mygo.serve.stall import StallWatch
-from mygo.serve.tier_metrics import TierMetrics
+from mygo.serve.tier_metrics import Recorder
 from mygo.types import GenerateRequest, WorkerId, WorkerInfo
+from mygo.vllm_plugin.chunks.quality_view import QualityView
 from mygo.vllm_plugin.receiver import ReportReceiver
 from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_arguments
 from mygo.vllm_plugin.tiers.view import CacheView
@@ -61,16 +67,21 @@ class Worker(LLMServer):  # type: ignore[misc]
         socket = socket_folder() / "engine.sock"  # private: it carries token ids
         self._receiver = ReportReceiver(socket, self._worker)
         await self._receiver.start()
+        # one engine's own, here and on this machine
+        state_path = config.cluster.cache_dir / "guard" / f"{os.uname().nodename}-{context.rank.local_rank}"
+        chunks = replace(chunk_settings(config.reuse), guard_state_path=str(state_path))
         llm_config.update_engine_kwargs(
-            **engine_arguments(
-                str(socket), tiers=tier_settings(config.cache), chunks=chunk_settings(config.reuse)
-            )
+            **engine_arguments(str(socket), tiers=tier_settings(config.cache), chunks=chunks)
         )
         await super().__init__(llm_config)
         # after the engine's own imports: vLLM reads its environment when it is first imported
+        from mygo.serve.probing import EngineProbe
         from mygo.serve.vllm_engine import VllmEngine
 
-        self._vllm = VllmEngine(self.engine._engine_client, config.model.max_context_tokens)
+        client = self.engine._engine_client
+        self._instruments = Instruments()
+        self._shadows = Shadows(EngineProbe(client), self._observe, lambda: self._receiver.load, self._count)
+        self._vllm = VllmEngine(client, config.model.max_context_tokens, self._shadows.offer)
         self._awaiting = 0
         """Requests that wait for the engine, and not for whoever reads their answer."""
         self._deltas = 0
@@ -83,6 +94,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         self._deletions = asyncio.create_task(deletions.follow())
         self._reports = asyncio.create_task(keep_reporting(directory, self._info, self._receiver))
         self._metrics = asyncio.create_task(self._keep_counting())
+        self._comparing = asyncio.create_task(self._shadows.run())
 
     def _take_cores(self, rank: int) -> list[int]:
         """Bind the engine that is about to start to its share of this machine's cores."""
@@ -149,10 +161,26 @@ class Worker(LLMServer):  # type: ignore[misc]
     async def _purge(self, tags: tuple[str, ...]) -> None:
         await self._receiver.purge(tags, self._vllm.wake)
 
+    async def quality(self, reset: bool, *, worker: WorkerId) -> QualityView | None:
+        """What the engine's quality guard knows; with ``reset``, after it has forgotten everything. None: it
+        has none. ``worker`` is for the router."""
+        return await self._receiver.assess(self._vllm.wake, reset=reset)
+
+    async def _observe(self, ticket: int, divergence: Divergence) -> None:
+        await self._receiver.observe(ticket, divergence, self._vllm.wake)
+
+    def _count(self, outcome: Outcome, computed_tokens: int) -> None:
+        self._instruments.add(metrics.COMPARISONS, worker=self._worker, outcome=outcome)
+        self._instruments.add(metrics.COMPARISON_TOKENS, computed_tokens, worker=self._worker)
+
     async def _keep_counting(self) -> None:
-        tiers = TierMetrics(Instruments(), self._worker)
+        recorder = Recorder(self._instruments, self._worker)
+        guarded = self._config.reuse.mode == "blend"
         while True:
-            tiers.record(self._receiver.counters)
+            recorder.record(tier_metrics.samples(self._receiver.counters))
+            if guarded:
+                with contextlib.suppress(Unavailable):  # it is busy, or being replaced
+                    recorder.record(quality_metrics.samples(await self._receiver.assess(self._vllm.wake)))
             await asyncio.sleep(METRICS_S)
 
     async def _exit_when_engine_ends(self) -> None:

@@ -84,3 +84,18 @@ def test_tiers_come_at_once_when_an_answer_is_one_delta() -> None:
 def test_tiers_stay_unknown_when_a_stop_string_ends_the_answer() -> None:
     """Scenario: vLLM's front end finds stop strings, and the engine never gets to tell."""
     assert [delta.prefill for delta in _deltas(_output(), _output("stop"))] == [KNOWN, None]
+
+
+def test_ticket_is_taken_when_the_engine_wants_an_answer_compared() -> None:
+    output = _output("length", ACCOUNT)
+    output.kv_transfer_params["mygo"]["ticket"] = 5
+    request = GenerateRequest(RequestId("r"), [1] * 99, (), Sampling(max_tokens=4))
+    taken: list[tuple[GenerateRequest, int]] = []
+
+    async def run() -> None:
+        client = Scripted(_output(), output)
+        engine = VllmEngine(client, 128, lambda *ticket: taken.append(ticket))
+        assert len([delta async for delta in engine.generate(request)]) == 2
+
+    asyncio.run(run())
+    assert taken == [(request, 5)]
