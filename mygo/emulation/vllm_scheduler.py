@@ -31,6 +31,7 @@ from mygo.emulation.settings import EngineSettings
 from mygo.emulation.timing import Chunk
 from mygo.emulation.vllm_config import vllm_config
 from mygo.types import GenerateRequest, RequestId, Tier
+from mygo.vllm_plugin.beside_model import StepReport
 from mygo.vllm_plugin.reporter import ReportSink
 from mygo.vllm_plugin.settings import engine_arguments
 
@@ -263,8 +264,9 @@ class VllmScheduler:
         sent, received = worker.get_finished(set())
         meta = worker.build_connector_worker_meta()
         self._heard = meta is not None
+        report = StepReport(meta) if meta is not None else None
         return KVConnectorOutput(
-            finished_sending=sent, finished_recving=received, kv_connector_worker_meta=meta
+            finished_sending=sent, finished_recving=received, kv_connector_worker_meta=report
         )
 
     def _by_tier(self, request_id: str, cached_tokens: int) -> dict[Tier, int]:

@@ -5,7 +5,7 @@ It moves KV between tiers, and into and out of chunks, as the scheduler's side s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from vllm.config import VllmConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
+from mygo.vllm_plugin.chunks.disk import ChunkReport
 from mygo.vllm_plugin.chunks.mover import ChunkMover
 from mygo.vllm_plugin.chunks.step import ChunkStep
 from mygo.vllm_plugin.settings import PluginSettings
@@ -27,6 +28,22 @@ class StepMetadata(KVConnectorMetadata):  # type: ignore[misc]
     tiers: Any
     """Of the form that the tiers' two halves agree on."""
     chunks: ChunkStep
+
+
+@dataclass(slots=True)
+class StepReport(KVConnectorWorkerMetadata):  # type: ignore[misc]
+    """What the workers' side answers."""
+
+    tiers: KVConnectorWorkerMetadata | None
+    chunks: ChunkReport = field(default_factory=ChunkReport)
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> StepReport:
+        """Of several ranks."""
+        assert isinstance(other, StepReport)
+        tiers = self.tiers or other.tiers
+        if self.tiers is not None and other.tiers is not None:
+            tiers = self.tiers.aggregate(other.tiers)
+        return StepReport(tiers, self.chunks + other.chunks)
 
 
 class BesideModel:
@@ -84,10 +101,14 @@ class BesideModel:
         """Device blocks that could not be filled since the last call."""
         return self.chunks.failed_blocks() if self.chunks is not None else set()
 
-    def report(self) -> KVConnectorWorkerMetadata | None:
+    def report(self) -> StepReport | None:
         """What the scheduler's side is to hear."""
-        return self._tiers.build_connector_worker_meta() if self._tiers is not None else None
+        tiers = self._tiers.build_connector_worker_meta() if self._tiers is not None else None
+        chunks = self.chunks.report() if self.chunks is not None else ChunkReport()
+        return StepReport(tiers, chunks) if tiers is not None or chunks else None
 
     def shutdown(self) -> None:
+        if self.chunks is not None:
+            self.chunks.close()
         if self._tiers is not None:
             self._tiers.shutdown()

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from mygo.errors import BadRequest, ConfigError
 from mygo.tree.keys import segment_key
 from mygo.types import Tier, WorkerLoad
 from mygo.vllm_plugin import identity, spans, versions
-from mygo.vllm_plugin.beside_model import BesideModel, StepMetadata
+from mygo.vllm_plugin.beside_model import BesideModel, StepMetadata, StepReport
 from mygo.vllm_plugin.chunks import refusals
 from mygo.vllm_plugin.chunks.chunks import Chunks
 from mygo.vllm_plugin.device_cache import DeviceCache
@@ -230,6 +231,13 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         return StepMetadata(self._tiers.plan_step(scheduler_output), chunks)
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
+        if connector_output.invalid_block_ids:
+            self._chunks.loads_failed()
+        report = connector_output.kv_connector_worker_meta
+        if report is not None:
+            assert isinstance(report, StepReport)
+            self._chunks.heard(report.chunks)
+            connector_output = replace(connector_output, kv_connector_worker_meta=report.tiers)
         self._tiers.heard(connector_output)
 
     def has_pending_push_work(self) -> bool:
@@ -303,6 +311,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         if self._reporter is not None:
             self._reporter.close()
         self._tiers.shutdown()
+        self._chunks.shutdown()
 
     def _register_answer(self, request: Request, segments: SegmentMap) -> None:
         """The generated ids become a segment, as the next turn of a conversation will name it."""

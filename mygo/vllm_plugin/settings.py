@@ -91,6 +91,9 @@ class ChunkSettings:
     """Nats: largest mean KL of the first token's distribution, exact against blended."""
     guard_state_path: str | None = None
     """Folder in which the guard's evidence outlives the engine, one engine's own; None: it does not."""
+    disk_path: str | None = None
+    """Folder in which chunks are kept, too; None for none."""
+    disk_bytes: int = 0
 
     @classmethod
     def parse(cls, raw: object, where: str) -> ChunkSettings:
@@ -101,6 +104,11 @@ class ChunkSettings:
         settings = cls(**raw)
         for entry in fields(cls):
             _check_value(getattr(settings, entry.name), entry.default, f"{where}.{entry.name}")
+        if settings.disk_path is not None and not (settings.host_bytes and settings.disk_bytes):
+            raise ConfigError(
+                f"{where}.disk_path: chunks on disk pass through host memory: set host_bytes, and disk_bytes "
+                f"for what {settings.disk_path} may hold"
+            )
         if settings.repair_share > 1:
             raise ConfigError(f"{where}.repair_share: must be between 0 and 1, not {settings.repair_share}")
         _check_choice(settings.method, [Method.FIRST_TOKENS], f"{where}.method")

@@ -253,19 +253,33 @@ def test_answers_are_plain_vllms_when_requests_are_preempted_in_mid_repair(
     assert preempted
 
 
+@pytest.mark.parametrize("lost", [(0, 1, 2, 3), (1,), (3,)])
+@pytest.mark.parametrize("steps", [0, 1])
 def test_answer_is_plain_vllms_when_a_chunk_is_lost_in_mid_use(
-    engine: ChunkEngine, asks: list[Asked], plain: dict[Asked, Answer]
+    lost: tuple[int, ...],
+    steps: int,
+    engine: ChunkEngine,
+    asks: list[Asked],
+    plain: dict[Asked, Answer],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ask = asks[0]
     capture(engine, [ask])
-    engine.ask(blended(replace(ask, documents=ask.documents[::-1])))  # another one, not to be disturbed
+    monkeypatch.setattr(planning, "select", lambda method, tokens, count: list(range(0, tokens, 2)))
+    keys = list(engine.mover._chunks)  # in the order of the documents
     request_id = engine.ask(blended(ask))
-    engine.step_answers()
-    engine.mover._chunks.clear()
+    for _ in range(steps):
+        engine.step_answers()
+    for number in lost:
+        del engine.mover._chunks[keys[number]]
+    follower = engine.ask(blended(ask))  # hits what the first one shares, so it must be right
     answers: dict[str, Answer] = {}
     while engine.engine.has_unfinished_requests():
         answers |= engine.step_answers()
     assert same(answers[request_id], plain[ask])
+    assert same(answers[follower], plain[ask])
+    if not steps:  # nobody tries it again
+        assert engine.held(ask.documents[lost[0]]) == 0
 
 
 # --- what is shared ------------------------------------------------------------------------------
@@ -370,6 +384,51 @@ def test_purged_document_is_in_no_chunk_any_more(
     assert [engine.held(document) for document in ask.documents] == [1, 0, 0, 0]
     assert [engine.held(document) for document in asks[1].documents] == [1, 1, 1, 1]
     assert len(engine.mover._chunks) == 5
+
+
+# --- what is on disk -----------------------------------------------------------------------------
+
+
+def _on_disk(folder: Path) -> ChunkSettings:
+    return replace(CHUNKS, disk_path=str(folder), disk_bytes=2**26)
+
+
+def test_chunks_outlive_the_engine(
+    engines: Engines, asks: list[Asked], plain: dict[Asked, Answer], tmp_path: Path
+) -> None:
+    first = engines.get(_on_disk(tmp_path), device_blocks=96, step_tokens=64)
+    capture(first, asks[:3])
+    engines.close()
+    second = engines.get(_on_disk(tmp_path), device_blocks=96, step_tokens=64)
+    for ask, answer in zip(asks[:3], second.answer([blended(ask) for ask in asks[:3]]), strict=True):
+        assert same(answer, plain[ask])
+        assert answer.cached_tokens > len(ask.ids) // 2
+    second.forget()  # what is read is kept in memory, and comes again when that has gone
+    assert second.one_answer(blended(asks[0])).cached_tokens > 0
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "delete"])
+def test_chunks_that_are_damaged_on_disk_are_computed_anew(
+    harm: str, engines: Engines, asks: list[Asked], plain: dict[Asked, Answer], tmp_path: Path
+) -> None:
+    engine = engines.get(_on_disk(tmp_path), device_blocks=96, step_tokens=64)
+    capture(engine, asks[:1])
+    engine.mover._disk._thread.submit(lambda: None).result()  # all is written
+    files = sorted(tmp_path.rglob("*.kv"))
+    assert len(files) == 4
+    for path in files[:2]:
+        if harm == "truncate":
+            os.truncate(path, path.stat().st_size // 2)
+        elif harm == "flip":
+            with path.open("r+b") as file:
+                file.seek(path.stat().st_size // 2)
+                file.write(b"\x55" * 64)
+        else:
+            path.unlink()
+    engine.forget()
+    answer = engine.one_answer(blended(asks[0]))
+    assert same(answer, plain[asks[0]])
+    assert 0 < answer.cached_tokens < len(asks[0].ids) - len(asks[0].question) - len(asks[0].system)
 
 
 # --- who is refused ------------------------------------------------------------------------------

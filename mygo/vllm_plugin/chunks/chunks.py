@@ -24,15 +24,20 @@ from mygo.blend.variants import BirthKind, DocumentTag, Namespace
 from mygo.types import SegmentKey, SegmentSpan
 from mygo.vllm_plugin.chunks import documents
 from mygo.vllm_plugin.chunks.captures import Captures
+from mygo.vllm_plugin.chunks.disk import ChunkHome, ChunkReport, claim
 from mygo.vllm_plugin.chunks.holdings import Holdings
 from mygo.vllm_plugin.chunks.layout import Layout
 from mygo.vllm_plugin.chunks.live import Live, Reused
 from mygo.vllm_plugin.chunks.planning import Planner
 from mygo.vllm_plugin.chunks.step import ChunkStep
 from mygo.vllm_plugin.device_cache import DeviceCache
+from mygo.vllm_plugin.disk.namespace import Slot
 from mygo.vllm_plugin.settings import ChunkSettings
 from mygo.vllm_plugin.spans import Reuse, SegmentMap
 from mygo.vllm_plugin.tiers.tiers import Tiers
+
+FETCHES_AT_ONCE = 4
+"""Requests that may wait for chunks from disk: what they wait for stays in memory, beyond its bound."""
 
 
 class Chunks:
@@ -54,11 +59,19 @@ class Chunks:
         self._live: dict[str, Live] = {}
         self._active: dict[str, Live] = {}
         """Admitted ones that load or capture."""
-        self._holdings = Holdings(settings)
+        self._fetching: set[str] = set()
+        """Waiting ones whose chunks come from disk."""
+        ranks = int(vllm_config.parallel_config.tensor_parallel_size)
+        home: ChunkHome | None = None
+        self._slot: Slot | None = None
+        if self._enabled and settings.disk_path is not None:
+            home, self._slot = claim(settings.disk_path, vllm_config)
+        self._holdings = Holdings(settings, home, ranks)
         self._planner = Planner(settings, self._holdings, cache, tiers)
         if self._enabled:
             births = BirthKind(settings.births)
-            self._captures = Captures(self._holdings, births, _token_bytes(vllm_config, kv_cache_config))
+            token_bytes = _token_bytes(vllm_config, kv_cache_config)
+            self._captures = Captures(self._holdings, births, token_bytes)
             self._hold_back(manager)
 
     def __repr__(self) -> str:
@@ -94,6 +107,8 @@ class Chunks:
         )
         if segments.reuse is Reuse.BLEND:
             self._planner.settle(live)
+            live.cached_tokens = self._planner.device_tokens(live)
+            self._fetch(live, self._layout(live))
 
     def _namespace(self, request: Request, system_tokens: int) -> Namespace:
         model = self._config.model_config
@@ -121,10 +136,32 @@ class Chunks:
             return 0
         if self._planner.settle(live) and self._planner.device_tokens(live) != device_tokens:
             return None
-        layout = Layout(live.cached_tokens, request.num_tokens, self._planner.pieces(live))
+        layout = self._layout(live)
+        if not self._fetch(live, layout):
+            return None
         if layout.loaded_tokens:
             live.layout = layout
         return layout.loaded_tokens
+
+    def _layout(self, live: Live) -> Layout:
+        return Layout(live.cached_tokens, live.request.num_tokens, self._planner.pieces(live))
+
+    def _fetch(self, live: Live, layout: Layout) -> bool:
+        """True if everything that the layout loads is in the workers' memory. If not, it comes, and stays
+        until the request is admitted or over, unless too many others wait for theirs."""
+        pieces = live.plan.pieces if live.plan is not None else ()
+        variants = [each.variant for each in pieces if each.variant and each.variant.key in layout.variants]
+        if self._holdings.has(variants):
+            return True
+        self._holdings.release(live.pinned)
+        live.pinned = ()
+        request_id = live.request.request_id
+        if request_id in self._fetching or len(self._fetching) < FETCHES_AT_ONCE:
+            self._fetching.add(request_id)
+            live.pinned = layout.variants
+            self._holdings.pin(live.pinned)
+            self._holdings.fetch(variants)
+        return False
 
     def loaded_tokens(self, request: Request) -> int:
         """What ``matched`` said last."""
@@ -147,7 +184,7 @@ class Chunks:
         if live.tags:
             live.reused = replace(live.reused, approximate=True)
         if layout is not None:
-            live.pinned = tuple(piece.variant for piece in self._planner.pieces(live))
+            live.pinned = layout.variants
             self._holdings.pin(live.pinned)
         elif not live.tags and not live.retired:
             self._captures.begin(live)
@@ -169,6 +206,7 @@ class Chunks:
     def _end_admission(self, live: Live) -> None:
         """Its prompt is computed, or it was preempted or is over."""
         self._active.pop(live.request.request_id, None)
+        self._fetching.discard(live.request.request_id)
         self._holdings.release(live.pinned)
         live.pinned = ()
         self._captures.give_up(live)
@@ -177,7 +215,7 @@ class Chunks:
 
     def plan_step(self, output: SchedulerOutput) -> ChunkStep:
         """What the workers are to load and to capture in this step."""
-        step = ChunkStep(forget=self._holdings.take_forgotten())
+        step = self._holdings.next_step
         for request_id, live in list(self._active.items()):
             new_tokens = output.num_scheduled_tokens.get(request_id, 0)
             if new_tokens:
@@ -187,14 +225,27 @@ class Chunks:
         if step.loads:
             # what is computed in this very step reads them
             output.has_sync_kv_loads = True
-        step.dropped = self._holdings.take_dropped()
-        return step
+        return self._holdings.take_step()
+
+    def heard(self, report: ChunkReport) -> None:
+        """What the workers found."""
+        self._holdings.heard(report)
+
+    def loads_failed(self) -> None:
+        """Some chunks were not there after all, and vLLM has gone back to compute those prompts in full. What
+        they share already is not what it should be."""
+        for live in list(self._active.values()):
+            layout = live.layout
+            if layout is not None and live.request.num_computed_tokens < layout.first_scheduled:
+                live.layout = None
+                block = layout.cached_tokens // self._cache.block_tokens
+                self._cache.evict(self._cache.hashes(live.request)[block:])
+                self._end_admission(live)
 
     def _plan_request(self, request_id: str, live: Live, new_tokens: int, step: ChunkStep) -> None:
         counted_tokens = live.request.num_computed_tokens
         layout = live.layout
-        if layout is not None and not layout.covers(counted_tokens):
-            # all is computed; or a load failed, and vLLM computes everything anew
+        if layout is not None and not layout.covers(counted_tokens):  # all is computed
             live.layout = layout = None
         if layout is not None:
             positions = layout.positions(counted_tokens, new_tokens)
@@ -218,8 +269,12 @@ class Chunks:
                 live.retired = True
                 self._captures.give_up(live)
 
+    def shutdown(self) -> None:
+        if self._slot is not None:
+            self._slot.release()
+
     def reset(self) -> None:
-        """Forget all chunks. What requests under way still need is computed anew."""
+        """Forget all chunks in memory. What requests under way still need is computed anew."""
         self._holdings.forget()
         for live in self._live.values():
             if live.capturing:

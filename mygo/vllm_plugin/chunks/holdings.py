@@ -1,4 +1,4 @@
-"""Which chunks the workers hold, as the scheduler knows it; and what they must let go of."""
+"""Which chunks the workers hold, as the scheduler knows it; and what they must fetch, write and let go of."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from mygo.blend.catalog import VariantCatalog
 from mygo.blend.plan import Match
 from mygo.blend.variants import DocumentTag, Held, Namespace, Variant, VariantKey, variant_key
 from mygo.types import DomainTag, Tier
+from mygo.vllm_plugin.chunks.disk import ChunkHome, ChunkReport
+from mygo.vllm_plugin.chunks.step import ChunkStep
 from mygo.vllm_plugin.settings import ChunkSettings
 
 HALF_LIFE_REQUESTS = 1000.0
@@ -16,25 +18,36 @@ HALF_LIFE_REQUESTS = 1000.0
 
 
 class Holdings:
-    """Workers carry out steps in order, so what a step stores may be loaded by the next."""
+    """The catalog decides what is worth keeping; here it is known what really lies in the workers' memory.
 
-    def __init__(self, settings: ChunkSettings) -> None:
+    Workers carry out steps in order, so what a step stores may be loaded by the next. ``ranks`` workers each
+    have their part of every chunk. ``home``: where chunks lie on disk, if they do; what is there is found at
+    once.
+    """
+
+    def __init__(self, settings: ChunkSettings, home: ChunkHome | None, ranks: int) -> None:
         self._settings = settings
-        self._catalog = self._empty()
+        budget_bytes = {Tier.HOST: settings.host_bytes}
+        if home is not None:
+            budget_bytes[Tier.DISK] = settings.disk_bytes
+        self._catalog = VariantCatalog(
+            budget_bytes, max_variants=settings.max_variants, half_life_requests=HALF_LIFE_REQUESTS
+        )
+        self._home = home
+        self._ranks = ranks
+        self._in_memory: set[VariantKey] = set()
         self._in_use: Counter[VariantKey] = Counter()
         self._dropped: dict[VariantKey, None] = {}
-        """Known to workers, and of no use to new requests."""
-        self._forgotten = False
+        """In memory, and of no use to new requests."""
+        self._fetching: dict[VariantKey, tuple[Variant, int]] = {}
+        """And how many ranks have read their part."""
+        self.next_step = ChunkStep(home=home)
+        """What the workers are told with the next step; whoever plans it fills in the rest."""
+        for variant in home.files(rank=0).variants() if home is not None else ():
+            self._keep_on_disk(variant)
 
     def __repr__(self) -> str:
-        return f"Holdings({self._catalog!r}, {len(self._dropped)} to be dropped)"
-
-    def _empty(self) -> VariantCatalog:
-        return VariantCatalog(
-            {Tier.HOST: self._settings.host_bytes},
-            max_variants=self._settings.max_variants,
-            half_life_requests=HALF_LIFE_REQUESTS,
-        )
+        return f"Holdings({self._catalog!r}, {len(self._in_memory)} in memory, {len(self._fetching)} coming)"
 
     # --- what is there ---------------------------------------------------------------------------
 
@@ -60,20 +73,75 @@ class Holdings:
             {match.held.variant.document: match.repairs(share, floor_tokens) for match in matches}
         )
 
-    # --- what comes and goes ---------------------------------------------------------------------
+    # --- what comes ------------------------------------------------------------------------------
 
     def filling(self, key: VariantKey) -> None:
         """Workers begin to fill a chunk. They may have an older one of this name, with the same content."""
         self._dropped.pop(key, None)
 
     def put(self, variant: Variant) -> None:
-        """Workers have a whole chunk once this step is computed."""
+        """Workers have a whole chunk once the step that is being planned is computed."""
+        if self._home is not None and self._keep_on_disk(variant):
+            self.next_step.writes.append(variant)
+        self._keep_in_memory(variant)
+
+    def has(self, variants: Iterable[Variant]) -> bool:
+        """Whether all of them are in memory."""
+        return all(variant.key in self._in_memory for variant in variants)
+
+    def fetch(self, variants: Iterable[Variant]) -> None:
+        """Bring into memory what is not there."""
+        for variant in variants:
+            if variant.key not in self._in_memory and variant.key not in self._fetching:
+                self._fetching[variant.key] = variant, 0
+                self.next_step.reads.append(variant.key)
+
+    def heard(self, report: ChunkReport) -> None:
+        """What the workers found."""
+        for key in report.missing:
+            self._catalog.drop(key, Tier.HOST)
+            self._in_memory.discard(key)
+        for key in report.lost:
+            self._catalog.drop(key, Tier.DISK)
+            if self._fetching.pop(key, None) is not None:
+                self.drop(key)  # other ranks may have their part
+        for key, ranks in report.read.items():
+            if key not in self._fetching:
+                self.drop(key)
+                continue
+            variant, before = self._fetching[key]
+            self._fetching[key] = variant, before + ranks
+            if before + ranks == self._ranks:
+                del self._fetching[key]
+                self._keep_in_memory(variant)
+
+    def _keep_in_memory(self, variant: Variant) -> None:
+        self._in_memory.add(variant.key)
+        self._dropped.pop(variant.key, None)
         leaving = self._catalog.put(variant, Tier.HOST)
-        for key in [variant.key] if leaving is None else [held.variant.key for held in leaving]:
-            self.drop(key)
+        if leaving is None:
+            self.drop(variant.key)
+        else:
+            self._leave(leaving)
+
+    def _keep_on_disk(self, variant: Variant) -> bool:
+        leaving = self._catalog.put(variant, Tier.DISK)
+        if leaving is None:
+            return False
+        self._leave(leaving)
+        return True
+
+    # --- what goes -------------------------------------------------------------------------------
+
+    def _leave(self, leaving: Iterable[Held]) -> None:
+        for held in leaving:
+            if held.tier is Tier.HOST:
+                self.drop(held.variant.key)
+            else:
+                self.next_step.erased.append(held.variant.key)
 
     def drop(self, key: VariantKey) -> None:
-        """A chunk is of no use to new requests. Those that load it still may."""
+        """A chunk in memory is of no use to new requests. Those that load it still may."""
         self._dropped[key] = None
 
     def pin(self, keys: Iterable[VariantKey]) -> None:
@@ -87,23 +155,21 @@ class Holdings:
 
     def purge(self, documents: Collection[DocumentTag]) -> None:
         """Let go of these documents, and of all that was computed behind them."""
-        for held in self._catalog.purge(documents):
-            self.drop(held.variant.key)
+        self._leave(self._catalog.purge(documents))
 
     def forget(self) -> None:
-        """Let go of everything at once."""
-        self._catalog = self._empty()
+        """Let go of everything in memory at once."""
+        for key in self._in_memory:
+            self._catalog.drop(key, Tier.HOST)
+        self._in_memory.clear()
         self._dropped.clear()
-        self._forgotten = True
+        self.next_step.forget = True
 
-    def take_dropped(self) -> list[VariantKey]:
-        """What workers can let go of now."""
-        idle = [key for key in self._dropped if not self._in_use[key]]
-        for key in idle:
+    def take_step(self) -> ChunkStep:
+        """What is to come and go with the step that has been planned."""
+        step, self.next_step = self.next_step, ChunkStep()
+        step.dropped = [key for key in self._dropped if not self._in_use[key]]
+        for key in step.dropped:
             del self._dropped[key]
-        return idle
-
-    def take_forgotten(self) -> bool:
-        """Whether workers must first let go of everything."""
-        forgotten, self._forgotten = self._forgotten, False
-        return forgotten
+            self._in_memory.discard(key)
+        return step

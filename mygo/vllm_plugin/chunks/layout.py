@@ -42,6 +42,8 @@ class Load:
     """The first of them, counted from the chunk's beginning."""
     start_tokens: int
     end_tokens: int
+    cached_tokens: int
+    """Leading tokens of the prompt that are in place without any chunk."""
 
 
 class Layout:
@@ -49,7 +51,7 @@ class Layout:
     ``prompt_tokens``, those of the pieces are loaded unless they are repaired."""
 
     def __init__(self, cached_tokens: int, prompt_tokens: int, pieces: Sequence[Piece]) -> None:
-        self._cached_tokens = cached_tokens
+        self.cached_tokens = cached_tokens
         self._pieces = [piece for piece in pieces if piece.end_tokens > cached_tokens]
         computed = np.ones(prompt_tokens, dtype=bool)
         for piece in self._pieces:
@@ -59,6 +61,7 @@ class Layout:
         self.computed: Positions = np.flatnonzero(computed)
         """Positions that are computed, rising."""
         self.loaded_tokens = prompt_tokens - cached_tokens - len(self.computed)
+        self.variants = tuple(piece.variant for piece in self._pieces)
         self.repaired_tokens = sum(
             piece.start_tokens + index >= cached_tokens for piece in self._pieces for index in piece.repaired
         )
@@ -86,9 +89,10 @@ class Layout:
         The steps of a request together load every token that they do not compute once, and none twice.
         """
         begins = counted_tokens == self.first_scheduled
-        start = self._cached_tokens if begins else self.complete_tokens(counted_tokens)
+        start = self.cached_tokens if begins else self.complete_tokens(counted_tokens)
         end = self.complete_tokens(counted_tokens + new_tokens)
         for piece in self._pieces:
             first, last = max(piece.start_tokens, start), min(piece.end_tokens, end)
             if first < last:
-                yield Load(piece.variant, first - piece.start_tokens, first, last)
+                chunk_start = first - piece.start_tokens
+                yield Load(piece.variant, chunk_start, first, last, self.cached_tokens)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.distributed import get_tensor_model_parallel_rank
 
 from mygo.blend.variants import VariantKey
+from mygo.vllm_plugin.chunks.disk import ChunkDisk, ChunkReport
 from mygo.vllm_plugin.chunks.layers import Layers, Tap
 from mygo.vllm_plugin.chunks.layout import Load
 from mygo.vllm_plugin.chunks.scatter import ScatteredSteps
@@ -22,6 +24,8 @@ class ChunkMover:
         self._step = ChunkStep()
         self._tap: Tap | None = None
         self._failed_blocks: set[int] = set()
+        self._missing: set[VariantKey] = set()
+        self._disk: ChunkDisk | None = None
 
     def attach(self, runner: Any) -> None:
         """``runner``: the model runner, with its model loaded and its cache allocated.
@@ -47,6 +51,11 @@ class ChunkMover:
         self._scattered.positions = step.positions
         if step.forget:
             self._chunks.clear()
+        if step.home is not None:
+            self._disk = ChunkDisk(step.home.files(get_tensor_model_parallel_rank()))
+        if self._disk is not None:
+            self._disk.erase(step.erased)
+            self._disk.read(step.reads)
 
     def load(self) -> None:
         """Fill the step's blocks from chunks. Needs the runner's batch as this step computes it."""
@@ -61,7 +70,10 @@ class ChunkMover:
         blocks = block_ids[positions // block_tokens]
         chunk = self._chunks.get(load.variant)
         if chunk is None:
-            self._failed_blocks.update(blocks.tolist())
+            # vLLM looks for failures among the blocks that it counts as computed, where the chunk's own may
+            # not be: but this one always is, and computing begins again there
+            self._missing.add(load.variant)
+            self._failed_blocks.add(int(block_ids[load.cached_tokens // block_tokens]))
             return
         kv = chunk[:, :, load.chunk_start : load.chunk_start + len(positions)]
         slots = blocks * block_tokens + positions % block_tokens
@@ -99,9 +111,26 @@ class ChunkMover:
         if self._tap is not None:
             self._keep_taken(self._tap.close().to("cpu"))
             self._tap = None
+        for variant in self._step.writes:
+            assert self._disk is not None
+            self._disk.write(variant, self._chunks[variant.key])
         # last, because a chunk may turn out to be of no use in the step that completes it
         for key in self._step.dropped:
             self._chunks.pop(key, None)
+
+    def report(self) -> ChunkReport:
+        """What has come from disk since the last call, and what was not where it was believed to be."""
+        report = ChunkReport()
+        if self._disk is not None:
+            found, report = self._disk.take()
+            self._chunks.update(found)
+        report.missing, self._missing = self._missing, set()
+        return report
+
+    def close(self) -> None:
+        """End what was begun on disk."""
+        if self._disk is not None:
+            self._disk.close()
 
     def _keep_taken(self, taken: torch.Tensor) -> None:
         start = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mygo.blend import identity as blend_identity
 from mygo.blend import plan as blend
 from mygo.blend.selection import Method, select
+from mygo.types import Tier
 from mygo.vllm_plugin import identity
 from mygo.vllm_plugin.chunks.holdings import Holdings
 from mygo.vllm_plugin.chunks.layout import Piece
@@ -13,8 +14,8 @@ from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.settings import ChunkSettings
 from mygo.vllm_plugin.tiers.tiers import Tiers
 
-LOAD_S_PER_BYTE = 5e-10
-"""From host memory to the device, keys rotated: 2 GB/s, a guess on the safe side."""
+LOAD_S_PER_BYTE = {Tier.HOST: 5e-10, Tier.DISK: 1.5e-9}
+"""To the device, keys rotated: guesses on the safe side, 2 GB/s, and another 1 GB/s from disk to memory."""
 
 
 class Planner:
@@ -58,7 +59,7 @@ class Planner:
             alpha=self._settings.repair_share,
             floor_tokens=self._settings.floor_tokens,
             prefill_s=cost.prefill_s if cost.known else _tokens_as_seconds,
-            load_s=lambda tier, kv_bytes: kv_bytes * LOAD_S_PER_BYTE if cost.known else 0.0,
+            load_s=lambda tier, kv_bytes: kv_bytes * LOAD_S_PER_BYTE[tier] if cost.known else 0.0,
         )
 
     def _exact_tokens(self, live: Live) -> int:

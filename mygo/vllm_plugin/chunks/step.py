@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mygo.blend.variants import VariantKey
+from mygo.blend.variants import Variant, VariantKey
+from mygo.vllm_plugin.chunks.disk import ChunkHome
 from mygo.vllm_plugin.chunks.layout import Load, Positions
 
 
@@ -31,4 +32,12 @@ class ChunkStep:
     dropped: list[VariantKey] = field(default_factory=list)
     """Chunks that nothing will load any more."""
     forget: bool = False
-    """Let go of all chunks first."""
+    """Let go of all chunks in memory first."""
+    home: ChunkHome | None = None
+    """Where chunks lie on disk; said once, before anything else about it."""
+    erased: list[VariantKey] = field(default_factory=list)
+    """Delete them from disk first."""
+    reads: list[VariantKey] = field(default_factory=list)
+    """Bring them from disk to memory."""
+    writes: list[Variant] = field(default_factory=list)
+    """Put them on disk once this step is computed: it completes them."""

@@ -55,7 +55,7 @@ def facts(config: Any, chunk_bytes: int, identity: Mapping[str, str]) -> dict[st
             parallel.dcp_size,
         ],
         "hash_seed": os.environ.get("PYTHONHASHSEED", DEFAULT_NONE_HASH_SEED),
-        "identity": {"weights": _weights(config.model.name, identity), **identity},
+        "identity": {"weights": weights(config.model.name, identity), **identity},
     }
 
 
@@ -64,7 +64,7 @@ def digest(namespace_facts: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(namespace_facts, sort_keys=True).encode()).digest()
 
 
-def _weights(model: str, identity: Mapping[str, str]) -> str:
+def weights(model: str, identity: Mapping[str, str]) -> str:
     """What tells one set of weights from another that lies under the same name."""
     if "weights" in identity:
         return identity["weights"]

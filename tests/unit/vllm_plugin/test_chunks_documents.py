@@ -69,6 +69,7 @@ def test_request_is_refused_when_it_asks_for_what_there_is_not(extra: dict[str, 
         ({"method": "random"}, "one of first_tokens"),
         ({"births": "first"}, "one of contextual, filler"),
         ([], "must be a mapping"),
+        ({"host_bytes": 1, "disk_path": "/kv"}, "disk_bytes"),
     ],
 )
 def test_settings_are_refused_when_they_cannot_be(raw: object, message: str) -> None:

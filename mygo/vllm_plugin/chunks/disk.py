@@ -1,0 +1,125 @@
+"""Chunks on disk: the worker's I/O thread, and the folder that the scheduler claims for it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm import __version__ as vllm_version
+from vllm.config import VllmConfig
+
+from mygo.blend.variants import Variant, VariantKey
+from mygo.errors import ConfigError
+from mygo.vllm_plugin.chunks.files import ChunkFiles
+from mygo.vllm_plugin.disk import namespace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkHome:
+    """Where an engine's chunks lie; the scheduler claims it, workers are told."""
+
+    folder: Path
+    namespace: bytes
+
+    def files(self, rank: int) -> ChunkFiles:
+        return ChunkFiles(self.folder, self.namespace, rank)
+
+
+def claim(root: str, config: VllmConfig) -> tuple[ChunkHome, namespace.Slot]:
+    """A folder below ``root`` that no other engine uses while the slot is held. Raises ConfigError."""
+    facts = {
+        "chunks": 1,
+        "vllm": vllm_version,
+        "model": config.model_config.model,
+        "kv_dtype": str(config.model_config.dtype),
+        "ranks": config.parallel_config.tensor_parallel_size,
+        "identity": {"weights": namespace.weights(config.model_config.model, {})},
+    }
+    try:
+        slot = namespace.Slot(Path(root), facts)
+    except OSError as error:
+        raise ConfigError(
+            f"chunks.disk_path: {root} cannot be used ({error}): give another folder"
+        ) from error
+    return ChunkHome(slot.folder, namespace.digest(facts)), slot
+
+
+@dataclass(slots=True)
+class ChunkReport:
+    """What workers found since the last one, of one rank or of several together."""
+
+    read: Counter[VariantKey] = field(default_factory=Counter)
+    """By how many ranks."""
+    lost: set[VariantKey] = field(default_factory=set)
+    """What some rank could not write, or not read back intact."""
+    missing: set[VariantKey] = field(default_factory=set)
+    """What some rank was to load, and had not in memory."""
+
+    def __bool__(self) -> bool:
+        return bool(self.read or self.lost or self.missing)
+
+    def __add__(self, other: ChunkReport) -> ChunkReport:
+        return ChunkReport(self.read + other.read, self.lost | other.lost, self.missing | other.missing)
+
+
+class ChunkDisk:
+    """One I/O thread, which does one thing after the other in the order in which they are asked for."""
+
+    def __init__(self, files: ChunkFiles) -> None:
+        self._files = files
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mygo-chunks")
+        self._reads: dict[VariantKey, Future[torch.Tensor | None]] = {}
+        self._writes: dict[VariantKey, Future[None]] = {}
+
+    def write(self, variant: Variant, kv: torch.Tensor) -> None:
+        self._writes[variant.key] = self._thread.submit(self._files.write, variant, kv)
+
+    def read(self, keys: Iterable[VariantKey]) -> None:
+        for key in keys:
+            self._reads[key] = self._thread.submit(self._files.read, key)
+
+    def erase(self, keys: Iterable[VariantKey]) -> None:
+        for key in keys:
+            self._thread.submit(self._files.erase, key)
+
+    def take(self) -> tuple[dict[VariantKey, torch.Tensor], ChunkReport]:
+        """What was read since the last call, and what to tell of it."""
+        found: dict[VariantKey, torch.Tensor] = {}
+        report = ChunkReport()
+        for key, read in _done(self._reads):
+            kv = None if _failed(read, "read", key) else read.result()
+            if kv is None:
+                report.lost.add(key)
+            else:
+                found[key] = kv
+        report.read.update(found.keys())
+        for key, write in _done(self._writes):
+            if _failed(write, "written", key):
+                report.lost.add(key)
+        return found, report
+
+    def close(self) -> None:
+        """Ends what was begun."""
+        self._thread.shutdown()
+
+
+def _done(jobs: dict[VariantKey, Future[Any]]) -> list[tuple[VariantKey, Future[Any]]]:
+    done = [(key, job) for key, job in jobs.items() if job.done()]
+    for key, _ in done:
+        del jobs[key]
+    return done
+
+
+def _failed(job: Future[Any], what: str, key: VariantKey) -> bool:
+    error = job.exception()
+    if error is not None:
+        logger.warning("chunk %s could not be %s (%s): it is computed anew", key, what, error)
+    return error is not None

@@ -1,0 +1,84 @@
+"""Chunks as files: what is read is what was written, or nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mygo.blend.variants import Birth, BirthKind, DocumentTag, Variant, VariantKey
+from mygo.types import DomainTag
+from mygo.vllm_plugin.chunks.files import ChunkFiles
+
+NAMESPACE = b"n" * 32
+
+
+def _variant(number: int = 1) -> Variant:
+    birth = Birth(BirthKind.CONTEXTUAL, (DocumentTag("b" * 32), DocumentTag("c" * 32)))
+    return Variant(
+        VariantKey(f"{number:032x}"), DocumentTag("a" * 32), 5, 5 * 64, DomainTag("tenant/é"), birth
+    )
+
+
+def _kv(kind: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.randn(3, 2, 5, 8, generator=torch.Generator().manual_seed(3)).to(kind)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
+def test_chunk_comes_back_bit_for_bit_with_all_that_is_known_of_it(kind: torch.dtype, tmp_path: Path) -> None:
+    files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
+    kv = _kv(kind)
+    files.write(_variant(), kv)
+    found = files.read(_variant().key)
+    assert found is not None and found.dtype is kind and torch.equal(found, kv)
+    assert files.variants() == [_variant()]
+    files.erase(_variant().key)
+    assert files.read(_variant().key) is None and files.variants() == []
+
+
+@pytest.mark.parametrize("harm", ["head", "kv", "facts", "cut", "grown", "renamed", "empty"])
+def test_file_that_is_not_what_was_written_is_a_miss_and_goes(harm: str, tmp_path: Path) -> None:
+    files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
+    files.write(_variant(), _kv())
+    key = _variant().key
+    (path,) = tmp_path.iterdir()
+    size = path.stat().st_size
+    if harm == "renamed":
+        key = _variant(2).key
+        path = path.rename(tmp_path / f"{key}.0.kv")
+        assert files.variants() == []
+    elif harm in ("cut", "grown", "empty"):
+        os.truncate(path, {"cut": size - 1, "grown": size + 9, "empty": 0}[harm])
+    else:
+        with path.open("r+b") as file:
+            file.seek({"head": 9, "kv": 4096 + 11, "facts": size - 30}[harm])
+            file.write(b"\xff")
+    assert files.read(key) is None
+    assert not path.exists()
+
+
+def test_chunks_of_other_models_and_ranks_are_not_ours(tmp_path: Path) -> None:
+    files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
+    files.write(_variant(), _kv())
+    assert ChunkFiles(tmp_path, NAMESPACE, rank=1).variants() == []
+    assert ChunkFiles(tmp_path, NAMESPACE, rank=1).read(_variant().key) is None
+    assert ChunkFiles(tmp_path, b"m" * 32, rank=0).read(_variant().key) is None
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    files = ChunkFiles(tmp_path / "gone", NAMESPACE, rank=0)
+    with pytest.raises(FileNotFoundError):
+        files.write(_variant(), _kv())
+
+
+def test_unfinished_files_and_strangers_are_cleared_when_the_folder_is_read(tmp_path: Path) -> None:
+    files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
+    for number in (2, 1):
+        files.write(_variant(number), _kv())
+        os.utime(tmp_path / f"{number:032x}.0.kv", (number, number))
+    (tmp_path / f"{3:032x}.0.part").write_bytes(b"half")
+    (tmp_path / f"{4:032x}.0.kv").write_bytes(b"no chunk")
+    assert [variant.key for variant in files.variants()] == [_variant(1).key, _variant(2).key]
+    assert len(list(tmp_path.iterdir())) == 2
