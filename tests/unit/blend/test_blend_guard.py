@@ -237,13 +237,17 @@ def test_guard_goes_on_serving_when_the_lower_alpha_is_not_good_enough() -> None
     life = Life(3)
     life.until(Verdict.RAISED, 0.18)
     life.until(Verdict.PROVEN, CALIBRATED)
-    changes = len(life.changes)
+    changes, tracks = len(life.changes), life.guard.tracks
     for _ in range(30_000):
         life.request(lambda documents, decision: CALIBRATED if decision.alpha == 0.3 else 0.18)
     assert len(life.changes) == changes
-    served = life.guard.buckets[3].served
+    served, trial = life.guard.buckets[3].served, life.guard.buckets[3].trial
     assert served is not None
     assert served.level == 1
+    # it was found wanting, and is tried again
+    assert life.guard.tracks > tracks
+    assert trial is not None
+    assert trial.level == 0
 
 
 def test_guard_turns_a_bucket_off_when_the_last_alpha_breaks_the_bound() -> None:
