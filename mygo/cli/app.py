@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +20,10 @@ from mygo.cli import trace as traces
 from mygo.cli.ask import DEFAULT_STORE, Question, ask, choose_store, print_citations, print_times
 from mygo.cli.cache import print_cache
 from mygo.cli.client import Client, Json, find_url, pick_server
+from mygo.cli.quality import print_quality
 from mygo.cli.status import collect, print_status
 from mygo.cli.terminal import err, out, print_error, print_json, print_piece, silent
-from mygo.errors import MygoError
+from mygo.errors import BadRequest, MygoError
 from mygo.tree.policies import DEFAULT_POLICY
 from mygo.vllm_plugin.settings import TierSettings
 from mygo.workloads import PRESETS
@@ -188,18 +190,37 @@ def status(url: Url = None, cluster_name: ClusterName = None, as_json: AsJson = 
         raise typer.Exit(EXIT_FAILED)
 
 
+class CacheTopic(StrEnum):
+    HELD = "held"
+    QUALITY = "quality"
+
+
 @app.command()
 def cache(
+    topic: Annotated[
+        CacheTopic, typer.Argument(help="what they hold, or how good blended answers were found to be")
+    ] = CacheTopic.HELD,
     top: Annotated[int, typer.Option(min=1, max=1000, help="most valuable nodes per worker")] = 20,
+    reset: Annotated[
+        bool,
+        typer.Option("--reset", help="with `quality`: forget all, and prove it anew"),
+    ] = False,
     url: Url = None,
     cluster_name: ClusterName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the workers' caches hold: documents in their paths, by tier, with what they save."""
+    """Show what the workers' caches hold: documents in their paths, by tier, with what they save.
+
+    `quality` shows what comparisons of blended with exact answers have found, and what is done about it.
+    """
+    if reset and topic is not CacheTopic.QUALITY:
+        raise BadRequest("--reset is of the quality guard alone: use `mygo cache quality --reset`")
     with Client(find_url(url, cluster_name)) as client:
-        report = client.cache(top)
+        report = client.quality(reset=reset) if topic is CacheTopic.QUALITY else client.cache(top)
     if as_json:
         print_json(report)
+    elif topic is CacheTopic.QUALITY:
+        print_quality(report)
     else:
         print_cache(report)
 

@@ -102,6 +102,10 @@ class Client:
         """The ``top`` most valuable nodes of every worker's cache."""
         return self._json("GET", "/v1/mygo/cache", params={"top": top}, timeout=30.0)
 
+    def quality(self, *, reset: bool) -> Json:
+        """What every worker's quality guard knows; with ``reset``, after it has forgotten everything."""
+        return self._json("DELETE" if reset else "GET", "/v1/mygo/cache/quality", timeout=30.0)
+
     def model(self) -> str:
         """The first model served."""
         return str(self._json("GET", "/v1/models", timeout=15.0)["data"][0]["id"])

@@ -52,6 +52,7 @@ from mygo.serve.cluster_status import ClusterStatus
 from mygo.serve.corpus_service import CorpusService
 from mygo.serve.dispatch import Dispatcher, Generation
 from mygo.serve.instruments import Instruments, cluster_metrics
+from mygo.serve.quality_report import QualityReport
 from mygo.serve.search import Found, Searcher
 from mygo.tree.keys import domain_salt, passage_tag, root_key
 from mygo.types import (
@@ -114,6 +115,7 @@ class Ingress(CorpusService):
         self._searcher = Searcher(config, librarian, embedder, shards)
         self._status = ClusterStatus(config, librarian, shards, self._dispatcher)
         self._cache = CacheReport(config, workers, librarian, self._dispatcher, self._salt)
+        self._quality = QualityReport(config, workers, librarian, self._dispatcher)
         self._instruments = Instruments()
         self._background = [
             asyncio.create_task(self._dispatcher.follow()),
@@ -124,6 +126,8 @@ class Ingress(CorpusService):
         app = create_app(self._config, self)
         app.add_api_route("/v1/mygo/status", self._status.report, methods=["GET"])
         app.add_api_route("/v1/mygo/cache", self._cache.report, methods=["GET"])
+        app.add_api_route("/v1/mygo/cache/quality", self._quality.report, methods=["GET"])
+        app.add_api_route("/v1/mygo/cache/quality", self._quality.reset, methods=["DELETE"])
         return app
 
     async def answer(self, tenant: TenantId, request: AnswerRequest) -> Answer:

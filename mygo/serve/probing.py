@@ -43,11 +43,13 @@ class EngineProbe:
         outputs = self._client.generate(prompt, params, f"{request.request_id}-{reuse}-{ticket}")
         async with contextlib.aclosing(outputs):
             async for output in outputs:
-                return _probed(output)
+                return probed(output)
         raise Unavailable("the engine ended a comparison without an answer")
 
 
-def _probed(output: Any) -> Probed:
+def probed(output: Any) -> Probed:
+    """A finished answer as a comparison needs it. Raises Unavailable if the engine does not say how it was
+    served: a request without a segment map."""
     (completion,) = output.outputs
     account = Account.of_params(output.kv_transfer_params)
     if account is None:
