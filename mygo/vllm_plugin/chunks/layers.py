@@ -30,6 +30,9 @@ ROTARY_CLASSES = (
 )
 """Those that turn a key by its position alone, whatever the length of the prompt."""
 
+BACKENDS = ("CPU_ATTN",)
+"""They must take more rows of attention than there are requests, and write KV apart from reading it."""
+
 
 class Layers:
     """In the order in which the model computes them. Raises ConfigError for what cannot be repositioned."""
@@ -46,6 +49,12 @@ class Layers:
                 raise ConfigError(
                     f"chunks.host_bytes: {name} has {type(rotary).__name__} for a rotary embedding, which "
                     "chunks cannot be moved with: set it to 0 for this model"
+                )
+            backend = module.attn_backend.get_name()
+            if backend not in BACKENDS:
+                raise ConfigError(
+                    f"chunks.host_bytes: attention is computed by {backend}, and chunk reuse was tested with "
+                    f"{', '.join(BACKENDS)} only: set it to 0 for this engine"
                 )
             if module.impl.sliding_window not in (None, -1):
                 raise ConfigError(
@@ -69,8 +78,9 @@ class Layers:
         the same device as ``positions`` and ``slots`` ([tokens], int64).
         """
         for attention, rotary, (keys, values) in zip(self._attention, self._rotary, kv, strict=True):
-            # The module turns its query in place, and takes any number of heads for one.
-            turned, _ = rotary(positions, keys.clone(), None)
+            # The module turns its query in place, and takes any number of heads for one. Not called but
+            # forwarded: a tap may be open, and this is no computation of the model's.
+            turned, _ = rotary.forward(positions, keys.clone(), None)
             shape = len(positions), attention.num_kv_heads, attention.head_size
             attention.impl.do_kv_cache_update(
                 attention, turned.view(shape), values.view(shape), attention.kv_cache, slots
