@@ -47,7 +47,7 @@ from mygo.vllm_plugin.settings import PluginSettings
 from mygo.vllm_plugin.siblings import SiblingHold
 from mygo.vllm_plugin.spans import SegmentMap
 from mygo.vllm_plugin.tiers.tiers import Tiers
-from mygo.vllm_plugin.wire import Done, Hello, Look, Purge
+from mygo.vllm_plugin.wire import Assess, Done, Hello, Look, Observe, Purge
 
 logger = logging.getLogger(__name__)
 
@@ -267,6 +267,8 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                     self._retirement.purge(command.tags)
                     self._chunks.purge(command.tags)
                     answers.append(Done(command.number))
+                case Observe() | Assess():
+                    answers.append(self._chunks.obey(command))
         return answers
 
     def request_finished_all_groups(

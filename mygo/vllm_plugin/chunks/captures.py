@@ -9,14 +9,16 @@ from mygo.types import DomainTag
 from mygo.vllm_plugin.chunks import documents
 from mygo.vllm_plugin.chunks.holdings import Holdings
 from mygo.vllm_plugin.chunks.live import Capturing, Live
+from mygo.vllm_plugin.chunks.quality import Quality
 from mygo.vllm_plugin.chunks.step import Capture
 
 
 class Captures:
     """``births``: which copies of real prompts' documents are kept, besides those that lie first."""
 
-    def __init__(self, holdings: Holdings, births: BirthKind, token_bytes: int) -> None:
+    def __init__(self, holdings: Holdings, quality: Quality, births: BirthKind, token_bytes: int) -> None:
         self._holdings = holdings
+        self._quality = quality
         self._births = births
         self._token_bytes = token_bytes
         self._under_way: set[VariantKey] = set()
@@ -25,7 +27,7 @@ class Captures:
         """A request is admitted that computes all behind its ``cached_tokens`` exactly."""
         run = documents.leading(live.slots)
         for index, slot in enumerate(run):
-            if slot.start_tokens < live.cached_tokens:
+            if slot.start_tokens < live.cached_tokens or self._quality.is_off(slot.document):
                 continue
             birth = documents.birth(run[:index], filler=live.segments.filler)
             if birth.kind not in self._of_use(live, is_last=index + 1 == len(run)):

@@ -11,9 +11,12 @@ missing: so the count that it hashes by is held back.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Collection
 from dataclasses import replace
+from random import Random
 
+import numpy as np
 from vllm.config import VllmConfig
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -24,17 +27,20 @@ from mygo.blend.variants import BirthKind, DocumentTag, Namespace
 from mygo.types import SegmentKey, SegmentSpan
 from mygo.vllm_plugin.chunks import documents
 from mygo.vllm_plugin.chunks.captures import Captures
+from mygo.vllm_plugin.chunks.comparing import end_tokens
 from mygo.vllm_plugin.chunks.disk import ChunkHome, ChunkReport, claim
 from mygo.vllm_plugin.chunks.holdings import Holdings
 from mygo.vllm_plugin.chunks.layout import Layout
 from mygo.vllm_plugin.chunks.live import Live, Reused
 from mygo.vllm_plugin.chunks.planning import Planner
+from mygo.vllm_plugin.chunks.quality import Quality
 from mygo.vllm_plugin.chunks.step import ChunkStep
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.disk.namespace import Slot
 from mygo.vllm_plugin.settings import ChunkSettings
 from mygo.vllm_plugin.spans import Reuse, SegmentMap
 from mygo.vllm_plugin.tiers.tiers import Tiers
+from mygo.vllm_plugin.wire import Assess, Done, Observe
 
 FETCHES_AT_ONCE = 4
 """Requests that may wait for chunks from disk: what they wait for stays in memory, beyond its bound."""
@@ -67,11 +73,13 @@ class Chunks:
         if self._enabled and settings.disk_path is not None:
             home, self._slot = claim(settings.disk_path, vllm_config)
         self._holdings = Holdings(settings, home, ranks)
-        self._planner = Planner(settings, self._holdings, cache, tiers)
+        model = vllm_config.model_config
+        self._quality = Quality(settings, f"{model.model} {model.dtype}", Random(0), time.monotonic)
+        self._planner = Planner(settings, self._holdings, self._quality, cache, tiers)
         if self._enabled:
             births = BirthKind(settings.births)
             token_bytes = _token_bytes(vllm_config, kv_cache_config)
-            self._captures = Captures(self._holdings, births, token_bytes)
+            self._captures = Captures(self._holdings, self._quality, births, token_bytes)
             self._hold_back(manager)
 
     def __repr__(self) -> str:
@@ -180,7 +188,7 @@ class Chunks:
         layout = live.layout
         if live.reused is None:
             counts = (layout.loaded_tokens, layout.repaired_tokens) if layout is not None else (0, 0)
-            live.reused = Reused(*counts, approximate=False)
+            live.reused = Reused(*counts, approximate=False, ticket=self._quality.admitted(live))
         if live.tags:
             live.reused = replace(live.reused, approximate=True)
         if layout is not None:
@@ -188,7 +196,10 @@ class Chunks:
             self._holdings.pin(live.pinned)
         elif not live.tags and not live.retired:
             self._captures.begin(live)
-        if layout is not None or live.capturing:
+        ticket = live.segments.ticket or live.reused.ticket
+        if ticket is not None and not live.tags:
+            live.comparing = self._planner.comparing(live, ticket)
+        if layout is not None or live.capturing or live.comparing:
             self._active[request.request_id] = live
         if not live.tags:
             return None
@@ -209,6 +220,7 @@ class Chunks:
         self._fetching.discard(live.request.request_id)
         self._holdings.release(live.pinned)
         live.pinned = ()
+        live.comparing = ()
         self._captures.give_up(live)
 
     # --- a step ----------------------------------------------------------------------------------
@@ -230,6 +242,7 @@ class Chunks:
     def heard(self, report: ChunkReport) -> None:
         """What the workers found."""
         self._holdings.heard(report)
+        self._quality.heard(report.deviations)
 
     def loads_failed(self) -> None:
         """Some chunks were not there after all, and vLLM has gone back to compute those prompts in full. What
@@ -247,6 +260,7 @@ class Chunks:
         layout = live.layout
         if layout is not None and not layout.covers(counted_tokens):  # all is computed
             live.layout = layout = None
+        positions = np.arange(counted_tokens, counted_tokens + new_tokens)
         if layout is not None:
             positions = layout.positions(counted_tokens, new_tokens)
             if positions[0] != counted_tokens:
@@ -255,7 +269,12 @@ class Chunks:
                 step.loads[request_id] = loads
         if captures := self._captures.plan(live, new_tokens):
             step.captures[request_id] = captures
-        if layout is None and not live.capturing:
+        found = [each.within(positions) for each in live.comparing]
+        if comparisons := [each for each in found if each is not None]:
+            step.comparisons[request_id] = comparisons
+        if positions[-1] + 1 >= end_tokens(live.comparing):
+            live.comparing = ()
+        if layout is None and not live.capturing and not live.comparing:
             self._end_admission(live)
 
     # --- deleted passages ------------------------------------------------------------------------
@@ -263,13 +282,26 @@ class Chunks:
     def purge(self, tags: Collection[str]) -> None:
         """Let go of everything that was computed in sight of passages with these tags."""
         gone = frozenset(map(DocumentTag, tags))
+        self._quality.forget(gone)
         self._holdings.purge(gone)
         for live in self._live.values():
             if any(slot.document in gone for slot in live.slots):
                 live.retired = True
                 self._captures.give_up(live)
 
+    # --- how good it is --------------------------------------------------------------------------
+
+    def obey(self, command: Observe | Assess) -> Done:
+        """Something about the quality guard."""
+        match command:
+            case Observe():
+                self._quality.observe(command.ticket, command.divergence)
+            case Assess(reset=True):
+                self._quality.reset()
+        return Done(command.number, quality=self._quality.view())
+
     def shutdown(self) -> None:
+        self._quality.close()
         if self._slot is not None:
             self._slot.release()
 

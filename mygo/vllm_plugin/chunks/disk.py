@@ -16,6 +16,7 @@ from vllm.config import VllmConfig
 
 from mygo.blend.variants import Variant, VariantKey
 from mygo.errors import ConfigError
+from mygo.vllm_plugin.chunks.deviations import Deviations
 from mygo.vllm_plugin.chunks.files import ChunkFiles
 from mygo.vllm_plugin.disk import namespace
 
@@ -62,12 +63,18 @@ class ChunkReport:
     """What some rank could not write, or not read back intact."""
     missing: set[VariantKey] = field(default_factory=set)
     """What some rank was to load, and had not in memory."""
+    deviations: Deviations = field(default_factory=Deviations)
 
     def __bool__(self) -> bool:
-        return bool(self.read or self.lost or self.missing)
+        return bool(self.read or self.lost or self.missing or self.deviations)
 
     def __add__(self, other: ChunkReport) -> ChunkReport:
-        return ChunkReport(self.read + other.read, self.lost | other.lost, self.missing | other.missing)
+        return ChunkReport(
+            self.read + other.read,
+            self.lost | other.lost,
+            self.missing | other.missing,
+            self.deviations + other.deviations,
+        )
 
 
 class ChunkDisk:

@@ -9,6 +9,7 @@ from typing import Any
 from mygo.blend.plan import BlendPlan, Match, Slot
 from mygo.blend.variants import Namespace, Variant, VariantKey
 from mygo.blend.verdicts import Decision
+from mygo.vllm_plugin.chunks.comparing import Comparing
 from mygo.vllm_plugin.chunks.layout import Layout
 from mygo.vllm_plugin.spans import SegmentMap
 
@@ -70,6 +71,8 @@ class Live:
     pinned: tuple[VariantKey, ...] = ()
     """What this admission loads: it must stay until the layout is done."""
     capturing: list[Capturing] = field(default_factory=list)
+    comparing: Sequence[Comparing] = ()
+    """Documents whose stored values are compared while this admission computes them exactly."""
     reused: Reused | None = None
     """As of its first admission; a preempted request is admitted again."""
     retired: bool = False

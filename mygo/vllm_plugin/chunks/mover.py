@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 
 from mygo.blend.variants import VariantKey
+from mygo.vllm_plugin.chunks.deviations import Deviations
 from mygo.vllm_plugin.chunks.disk import ChunkDisk, ChunkReport
 from mygo.vllm_plugin.chunks.layers import Layers, Tap
-from mygo.vllm_plugin.chunks.layout import Load
+from mygo.vllm_plugin.chunks.layout import Load, Positions
 from mygo.vllm_plugin.chunks.scatter import ScatteredSteps
-from mygo.vllm_plugin.chunks.step import Capture, ChunkStep
+from mygo.vllm_plugin.chunks.step import Capture, ChunkStep, Comparison
 
 
 class ChunkMover:
@@ -25,6 +27,7 @@ class ChunkMover:
         self._tap: Tap | None = None
         self._failed_blocks: set[int] = set()
         self._missing: set[VariantKey] = set()
+        self._deviations = Deviations()
         self._disk: ChunkDisk | None = None
 
     def attach(self, runner: Any) -> None:
@@ -39,7 +42,7 @@ class ChunkMover:
 
         def prepare_and_tap(*arguments: Any) -> Any:
             prepared = prepare(*arguments)
-            if self._step.captures:
+            if self._step.captures or self._step.comparisons:
                 self._open_tap()
             return prepared
 
@@ -91,20 +94,28 @@ class ChunkMover:
         return failed
 
     def _open_tap(self) -> None:
-        """Take the KV of what is captured while the model computes it."""
-        starts, batch = self._scattered.row_starts, self._runner.input_batch
+        """Take the KV of what is captured or compared while the model computes it."""
         rows = [
-            torch.arange(capture.start_tokens, capture.end_tokens)
-            - self._first_position(row)
-            + int(starts[row])
+            self._rows(request_id, np.arange(capture.start_tokens, capture.end_tokens))
             for request_id, captures in self._step.captures.items()
-            for row in [batch.req_id_to_index[request_id]]
             for capture in captures
         ]
-        self._tap = self._layers.tap(torch.cat(rows).to(self._runner.device))
+        rows += [
+            self._rows(request_id, comparison.positions)
+            for request_id, comparisons in self._step.comparisons.items()
+            for comparison in comparisons
+        ]
+        self._tap = self._layers.tap(torch.from_numpy(np.concatenate(rows)).to(self._runner.device))
 
-    def _first_position(self, row: int) -> int:
-        return int(self._runner.input_batch.num_computed_tokens_cpu[row])
+    def _rows(self, request_id: str, positions: Positions) -> Positions:
+        """Where the step computes these tokens of a prompt."""
+        batch = self._runner.input_batch
+        row = batch.req_id_to_index[request_id]
+        scattered = self._step.positions.get(request_id)
+        first = int(self._scattered.row_starts[row])
+        if scattered is not None:
+            return first + np.searchsorted(scattered, positions)
+        return first + positions - int(batch.num_computed_tokens_cpu[row])
 
     def finish(self) -> None:
         """The step is computed."""
@@ -125,6 +136,7 @@ class ChunkMover:
             found, report = self._disk.take()
             self._chunks.update(found)
         report.missing, self._missing = self._missing, set()
+        report.deviations, self._deviations = self._deviations, Deviations()
         return report
 
     def close(self) -> None:
@@ -139,6 +151,17 @@ class ChunkMover:
                 tokens = capture.end_tokens - capture.start_tokens
                 self._keep(capture, taken[:, :, start : start + tokens])
                 start += tokens
+        for comparisons in self._step.comparisons.values():
+            for comparison in comparisons:
+                tokens = len(comparison.positions)
+                self._compare(comparison, taken[:, 1, start : start + tokens])
+                start += tokens
+
+    def _compare(self, comparison: Comparison, exact: torch.Tensor) -> None:
+        chunk = self._chunks.get(comparison.variant)
+        if chunk is not None:
+            stored = chunk[:, 1, comparison.positions - comparison.start_tokens]
+            self._deviations.add(comparison.ticket, comparison.document, stored, exact)
 
     def _keep(self, capture: Capture, kv: torch.Tensor) -> None:
         chunk = self._chunks.get(capture.variant)

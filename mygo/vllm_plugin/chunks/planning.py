@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from mygo.blend import identity as blend_identity
 from mygo.blend import plan as blend
 from mygo.blend.selection import Method, select
-from mygo.types import Tier
+from mygo.blend.variants import DocumentTag, Held, Namespace
+from mygo.blend.verdicts import Action
+from mygo.types import DomainTag, Tier
 from mygo.vllm_plugin import identity
+from mygo.vllm_plugin.chunks.comparing import Comparing
 from mygo.vllm_plugin.chunks.holdings import Holdings
 from mygo.vllm_plugin.chunks.layout import Piece
 from mygo.vllm_plugin.chunks.live import Live
+from mygo.vllm_plugin.chunks.quality import Quality, inexact
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.settings import ChunkSettings
 from mygo.vllm_plugin.tiers.tiers import Tiers
@@ -21,10 +27,18 @@ LOAD_S_PER_BYTE = {Tier.HOST: 5e-10, Tier.DISK: 1.5e-9}
 class Planner:
     """Plans anew whenever it is asked, by what is held then."""
 
-    def __init__(self, settings: ChunkSettings, holdings: Holdings, cache: DeviceCache, tiers: Tiers) -> None:
+    def __init__(
+        self,
+        settings: ChunkSettings,
+        holdings: Holdings,
+        quality: Quality,
+        cache: DeviceCache,
+        tiers: Tiers,
+    ) -> None:
         self._settings = settings
         self._method = Method(settings.method)
         self._holdings = holdings
+        self._quality = quality
         self._cache = cache
         self._tiers = tiers
 
@@ -32,7 +46,7 @@ class Planner:
         """Decide what is reused. True if the request's blocks got another identity by it."""
         self._plan(live)
         pieces = live.plan.pieces if live.plan is not None else ()
-        tags = blend_identity.tags(pieces, self._method, generation=0)
+        tags = blend_identity.tags(pieces, self._method, self._quality.generation)
         if tags == live.tags:
             return False
         live.tags = tags
@@ -40,27 +54,63 @@ class Planner:
         return True
 
     def _plan(self, live: Live) -> None:
-        live.matches, live.plan = (), None
+        live.matches, live.plan, live.offer = (), None, None
         if live.retired:
             return
-        prompt_tokens = live.request.num_tokens
+        if live.segments.ticket is not None:
+            live.plan = self._ticketed(live, live.segments.ticket)
+            return
         cached_tokens = self._exact_tokens(live)
         live.matches = blend.match(
             live.slots,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=live.request.num_tokens,
             cached_tokens=cached_tokens,
-            find=lambda document, domains: self._holdings.held(live.namespace, document, domains),
+            find=lambda document, domains: self._usable(live.namespace, document, domains),
         )
+        alpha = self._settings.repair_share
+        live.plan = self._priced(live, live.matches, cached_tokens, alpha)
+        if live.plan is None or not inexact(live.plan):
+            return
+        decision = self._quality.decide(live, live.plan)
+        if decision.action is not Action.EXACT and decision.alpha != alpha:
+            live.plan = self._priced(live, live.matches, cached_tokens, decision.alpha)
+        live.offer = live.plan
+        if decision.action in (Action.EXACT, Action.SHADOW):
+            in_place = [match for match in live.matches if match.exact]
+            live.plan = self._priced(live, in_place, cached_tokens, alpha)
+
+    def _usable(
+        self, namespace: Namespace, document: DocumentTag, domains: Collection[DomainTag]
+    ) -> Sequence[Held]:
+        return () if self._quality.is_off(document) else self._holdings.held(namespace, document, domains)
+
+    def _priced(
+        self, live: Live, matches: Sequence[blend.Match], cached_tokens: int, alpha: float
+    ) -> blend.BlendPlan | None:
         cost = self._tiers.cost
-        live.plan = blend.plan(
-            live.matches,
-            prompt_tokens=prompt_tokens,
+        return blend.plan(
+            matches,
+            prompt_tokens=live.request.num_tokens,
             cached_tokens=cached_tokens,
-            alpha=self._settings.repair_share,
+            alpha=alpha,
             floor_tokens=self._settings.floor_tokens,
             prefill_s=cost.prefill_s if cost.known else _tokens_as_seconds,
             load_s=lambda tier, kv_bytes: kv_bytes * LOAD_S_PER_BYTE[tier] if cost.known else 0.0,
         )
+
+    def _ticketed(self, live: Live, ticket: int) -> blend.BlendPlan | None:
+        """What this ticket stands for; None if some of it is not held any more."""
+        plan = self._quality.plan_of(ticket, live)
+        if plan is None:
+            return None
+        domains = {slot.document: slot.domains for slot in live.slots}
+        for variant in (piece.variant for piece in plan.pieces):
+            if variant is not None and variant.key not in {
+                held.variant.key
+                for held in self._usable(live.namespace, variant.document, domains[variant.document])
+            }:
+                return None
+        return plan
 
     def _exact_tokens(self, live: Live) -> int:
         """Leading tokens that some tier holds exactly."""
@@ -83,17 +133,22 @@ class Planner:
 
     def pieces(self, live: Live) -> tuple[Piece, ...]:
         """What is loaded, as it was settled last."""
-        found: list[Piece] = []
-        for planned in live.plan.pieces if live.plan is not None else ():
-            if planned.match is None:
-                continue
-            variant, skipped = planned.match.held.variant, planned.match.offset_tokens
-            count = planned.repair_tokens + skipped if planned.repair_tokens else 0
-            chosen = select(self._method, variant.tokens, count)
-            found.append(
-                Piece(variant.key, planned.start_tokens - skipped, planned.end_tokens, tuple(chosen))
-            )
-        return tuple(found)
+        planned = live.plan.pieces if live.plan is not None else ()
+        return tuple(self._placed(each, each.match) for each in planned if each.match is not None)
+
+    def _placed(self, planned: blend.Piece, match: blend.Match) -> Piece:
+        variant, skipped = match.held.variant, match.offset_tokens
+        count = planned.repair_tokens + skipped if planned.repair_tokens else 0
+        chosen = select(self._method, variant.tokens, count)
+        return Piece(variant.key, planned.start_tokens - skipped, planned.end_tokens, tuple(chosen))
+
+    def comparing(self, live: Live, ticket: int) -> tuple[Comparing, ...]:
+        """What is loaded by a ticket, for the request that computes the same exactly."""
+        return tuple(
+            Comparing(ticket, planned.match.held.variant.document, self._placed(planned, planned.match))
+            for planned in inexact(self._quality.plan_of(ticket, live))
+            if planned.match is not None
+        )
 
 
 def _tokens_as_seconds(cached_tokens: int, new_tokens: int) -> float:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from mygo.blend.guard import Guard
 from mygo.blend.plan import BlendPlan, Piece
 from mygo.blend.variants import DocumentTag
 from mygo.blend.verdicts import Action, Change, Decision, Divergence, GuardSettings, Verdict
+from mygo.vllm_plugin.chunks.deviations import Deviations
 from mygo.vllm_plugin.chunks.guard_file import GuardFile
 from mygo.vllm_plugin.chunks.live import Live
 from mygo.vllm_plugin.chunks.quality_view import QualityView, need_range, view
@@ -41,13 +42,12 @@ class Ticket:
     exact_hashes: Sequence[bytes]
     """Of the prompt, which nothing else may be blended by it."""
 
-    @property
-    def pieces(self) -> list[Piece]:
-        return inexact(self.plan)
+    deviations: Deviations = field(default_factory=Deviations)
 
     @property
     def documents(self) -> list[DocumentTag]:
-        return [piece.variant.document for piece in self.pieces if piece.variant is not None]
+        pieces = inexact(self.plan)
+        return [piece.variant.document for piece in pieces if piece.variant is not None]
 
 
 def inexact(plan: BlendPlan | None) -> list[Piece]:
@@ -133,13 +133,22 @@ class Quality:
         known = self._tickets.get(ticket)
         return known.plan if known is not None and known.exact_hashes == live.exact_hashes else None
 
+    def heard(self, deviations: Deviations) -> None:
+        """How far stored values were found to be from exact ones."""
+        for ticket in deviations.tickets():
+            if ticket in self._tickets:
+                self._tickets[ticket].deviations += deviations
+
     def observe(self, ticket: int, divergence: Divergence) -> None:
         """A comparison came to its end. It counts once, and not at all if it is too late."""
         known = self._tickets.pop(ticket, None)
         if self._guard is None or known is None:
             return
         try:
-            changes = self._guard.observe(known.decision, known.documents, divergence)
+            values = known.deviations.of(ticket)
+            changes = self._guard.observe(
+                known.decision, known.documents, replace(divergence, value_deviation=values)
+            )
         except Exception:
             logger.exception("quality guard: a comparison was lost")
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mygo.blend.variants import Variant, VariantKey
+from mygo.blend.variants import DocumentTag, Variant, VariantKey
 from mygo.vllm_plugin.chunks.disk import ChunkHome
 from mygo.vllm_plugin.chunks.layout import Load, Positions
 
@@ -21,6 +21,20 @@ class Capture:
     end_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Prompt tokens that this step computes exactly, of a document of which there is a chunk: how far is it
+    from that?"""
+
+    ticket: int
+    document: DocumentTag
+    variant: VariantKey
+    positions: Positions
+    """True ones, rising."""
+    start_tokens: int
+    """The chunk's first token is this one of the prompt."""
+
+
 @dataclass(slots=True)
 class ChunkStep:
     """By request id, where it is about requests."""
@@ -29,6 +43,7 @@ class ChunkStep:
     """True positions of the scheduled tokens, of requests where they are not those that vLLM counts."""
     loads: dict[str, list[Load]] = field(default_factory=dict)
     captures: dict[str, list[Capture]] = field(default_factory=dict)
+    comparisons: dict[str, list[Comparison]] = field(default_factory=dict)
     dropped: list[VariantKey] = field(default_factory=list)
     """Chunks that nothing will load any more."""
     forget: bool = False

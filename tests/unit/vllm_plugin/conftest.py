@@ -53,16 +53,14 @@ class ScheduledEngine:
         answer_domain: str | None = None,
         max_tokens: int = 1,
         stop_token_ids: Sequence[int] = (),
+        **more: Any,
     ) -> Any:
-        """Enqueue a request; returns vLLM's Request."""
+        """Enqueue a request; returns vLLM's Request. ``more`` goes with its segment map."""
         from vllm import SamplingParams
         from vllm.v1.request import Request
 
-        params = (
-            {"mygo": {"spans": [list(span) for span in spans], "answer_domain": answer_domain}}
-            if spans
-            else None
-        )
+        segments = [list(span) for span in spans or ()]
+        params = {"mygo": {"spans": segments, "answer_domain": answer_domain} | more} if spans else None
         request = Request(
             request_id=request_id,
             prompt_token_ids=list(token_ids),
