@@ -170,6 +170,22 @@ class ChunkEngine(TinyEngine):
 
         return get_kv_transfer_group()._worker.chunks
 
+    @property
+    def mover_steps(self) -> list[Any]:
+        """What the workers were told, from the first time that this is asked on."""
+        mover = self.mover
+        if not hasattr(mover, "told"):
+            mover.told = []
+            begin = mover.begin
+
+            def listen(step: Any) -> None:
+                mover.told.append(step)
+                begin(step)
+
+            mover.begin = listen
+        told: list[Any] = mover.told
+        return told
+
     def forget(self) -> None:
         """Empty the device and the chunks."""
         self.reset()

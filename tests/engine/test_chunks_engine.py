@@ -23,7 +23,7 @@ from tiny_engine import BLOCK_TOKENS, KV_BYTES_PER_TOKEN, save_model, words
 from mygo.errors import ConfigError
 from mygo.vllm_plugin import identity
 from mygo.vllm_plugin.chunks import planning
-from mygo.vllm_plugin.settings import ChunkSettings, engine_arguments
+from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_arguments
 
 pytestmark = pytest.mark.engine
 
@@ -73,12 +73,16 @@ class Engines:
         self._made: tuple[Any, ...] = ()
         self._engine: ChunkEngine | None = None
 
-    def get(self, chunks: ChunkSettings | None, **arguments: Any) -> ChunkEngine:
+    def get(
+        self, chunks: ChunkSettings | None, tiers: TierSettings | None = None, **arguments: Any
+    ) -> ChunkEngine:
         """An empty one; that of the last call if it was made in the same way. None: plain vLLM, no cache."""
-        wanted = (chunks, *sorted(arguments.items()))
+        wanted = (chunks, tiers, *sorted(arguments.items()))
         if self._engine is None or self._made != wanted:
             self.close()
-            ours = engine_arguments(chunks=chunks) if chunks else {"enable_prefix_caching": False}
+            ours: dict[str, Any] = {"enable_prefix_caching": False}
+            if chunks is not None:
+                ours = engine_arguments(chunks=chunks, tiers=tiers)
             self._engine = ChunkEngine(self._model, **ours, **arguments)
             self._made = wanted
         self._engine.forget()
@@ -282,6 +286,36 @@ def test_answer_is_plain_vllms_when_a_chunk_is_lost_in_mid_use(
         assert engine.held(ask.documents[lost[0]]) == 0
 
 
+@pytest.mark.parametrize("layerwise", [True, False])
+def test_what_host_memory_holds_exactly_comes_first_and_chunks_behind_it(
+    layerwise: bool,
+    engines: Engines,
+    asks: list[Asked],
+    plain: dict[Asked, Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiers = TierSettings(host_bytes=2000 * KV_BYTES_PER_TOKEN, load_gate=False, layerwise=layerwise)
+    engine = engines.get(CHUNKS, tiers, device_blocks=96, step_tokens=64)
+    hashes: list[bytes] = []
+    begin = engine.connector._chunks.begin
+
+    def listen(request: Any, segments: Any) -> None:
+        hashes[:] = request.block_hashes
+        begin(request, segments)
+
+    monkeypatch.setattr(engine.connector._chunks, "begin", listen)
+    for ask in asks[:3]:
+        capture(engine, [ask])
+        engine.settle()
+        kept_blocks = ask.starts[2] // BLOCK_TOKENS
+        engine.tiers.purge(hashes[kept_blocks:], ())
+        engine.reset()
+        repair_any(monkeypatch, random.Random(7))
+        answer = engine.one_answer(blended(ask))
+        assert same(answer, plain[ask])
+        assert answer.cached_tokens > kept_blocks * BLOCK_TOKENS
+
+
 # --- what is shared ------------------------------------------------------------------------------
 
 
@@ -346,6 +380,22 @@ def test_filler_request_keeps_its_last_document_alone(engine: ChunkEngine, asks:
     computed = len(ask.ids) - engine.one_answer(blended(ask)).cached_tokens
     exact = len(ask.system) + len(ask.documents[0]) + len(ask.question)
     assert exact + sum(tokens) - BLOCK_TOKENS - 1 <= computed <= exact + sum(tokens)
+
+
+def test_chunks_are_right_when_one_step_loads_some_and_captures_others(
+    engines: Engines, asks: list[Asked], plain: dict[Asked, Answer]
+) -> None:
+    engine = engines.get(CHUNKS, device_blocks=96, step_tokens=1024)
+    capture(engine, asks[:1])
+    steps = len(engine.mover_steps)
+    batch = [blended(asks[0]), asks[1], blended(asks[0])]
+    for ask, answer in zip(batch, engine.answer(batch), strict=True):
+        assert same(answer, plain[replace(ask, reuse="exact")])
+    assert any(step.loads and step.captures for step in engine.mover_steps[steps:])
+    engine.reset()
+    answer = engine.one_answer(blended(asks[1]))
+    assert same(answer, plain[asks[1]])
+    assert answer.cached_tokens > 0
 
 
 def test_chunks_stay_within_their_memory_and_answers_stay_right(

@@ -72,11 +72,12 @@ def test_scheduler_asks_the_device_then_us_and_plans_before_it_counts() -> None:
 
 def test_attention_layers_call_their_rotary_module_with_positions_query_and_key() -> None:
     from vllm.model_executor.models.llama import LlamaAttention
+    from vllm.model_executor.models.mistral import MistralAttention
     from vllm.model_executor.models.qwen2 import Qwen2Attention
     from vllm.model_executor.models.qwen3 import Qwen3Attention
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
 
-    for attention in (LlamaAttention, Qwen2Attention, Qwen3Attention):
+    for attention in (LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention):
         source = inspect.getsource(attention.forward)
         assert source.index("self.rotary_emb(positions, q, k)") < source.index("self.attn(q, k, v)")
     assert _parameters(CPUAttentionBackendImpl.do_kv_cache_update) == [
