@@ -38,13 +38,11 @@ HARM_ERROR = 0.01
 """Half for buckets, half for documents: a quarter by what they do to answers, one by what is stored."""
 PROOF_ERROR = 0.05
 HOPELESS = 2.0
-"""Times the bound: a mean beyond it is no lack of repair."""
+"""Times the bound: a mean beyond it, since the alpha is tried, is no lack of repair."""
 FIRST_SHARE = 0.10
-"""Sampled share of requests of a bucket that is unproven, or was proven just now."""
+"""Sampled share of an unproven bucket's requests."""
 COST_SHARE = 0.02
-"""Share of a proven bucket's computation that goes to checks in the end."""
-SETTLING = 25
-"""Checks after which what is sampled beyond ``COST_SHARE`` has halved."""
+"""Share of a proven bucket's computation that goes to checks."""
 
 
 @dataclass(slots=True)
@@ -72,12 +70,14 @@ class Guard:
         """How to answer a request whose neediest document has this need, in [0, 1].
 
         ``check_cost``: predicted seconds of computing it exactly aside, over those of the blended request
-        with its answer. The sampled share falls to ``COST_SHARE`` over that.
+        with its answer. Of a proven bucket, ``COST_SHARE`` over that is sampled.
         """
         number = min(BUCKETS - 1, int(need * BUCKETS))
         bucket = self._bucket(number)
         served, trial = bucket.served, bucket.trial
-        sampled = rng.random() < self._share(served, check_cost)
+        costly = served is not None and check_cost > 0
+        share = min(FIRST_SHARE, COST_SHARE / check_cost) if costly else FIRST_SHARE
+        sampled = rng.random() < share
         if trial is not None and sampled and (served is None or rng.random() < 0.5):
             return Decision(Action.SHADOW, number, self.settings.alphas[trial.level])
         if served is None:
@@ -99,8 +99,8 @@ class Guard:
         if not self.documents_off.isdisjoint(documents):
             return []
         track.observe(divergence, documents)
-        guilty = self._guilty(documents, divergence)
-        if track.harmful and not guilty:
+        guilty = self._guilty(track, documents, divergence)
+        if track.harmful and track.judged and not guilty:
             culprit = track.culprit(self.settings.kl_bound)
             if culprit is None:
                 return self._harmed(decision.bucket, track)
@@ -117,21 +117,22 @@ class Guard:
         self.harmful.forget(document)
         self.damaged.forget(document)
 
-    def _guilty(self, documents: Collection[DocumentTag], divergence: Divergence) -> list[DocumentTag]:
-        # A request's KL is that of all its documents: the most suspicious one bears it. If all did, the
-        # neighbours of a broken document would go with it.
+    def _guilty(
+        self, track: Track, documents: Collection[DocumentTag], divergence: Divergence
+    ) -> list[DocumentTag]:
         kl = min(divergence.first_token_kl, self.settings.kl_clip) / self.settings.kl_clip
-        harmful = self.harmful.observe(dict.fromkeys(self.harmful.most_suspicious(documents), kl))
+        # A request's KL is that of all its documents. Who diverges only beside another one is not to blame,
+        # and nobody is where the rest is as bad.
+        bound = self.settings.kl_bound
+        harmful = [
+            track.culprit(bound, beside=document) or document
+            for document in self.harmful.observe(dict.fromkeys(documents, kl))
+        ]
+        harmful = [document for document in harmful if track.good_without(document, bound)]
         damaged = self.damaged.observe(
             {document: min(1.0, each) for document, each in divergence.value_deviation.items()}
         )
         return list(dict.fromkeys(harmful + damaged))
-
-    def _share(self, served: Track | None, check_cost: float) -> float:
-        if served is None:
-            return FIRST_SHARE
-        settled = min(FIRST_SHARE, COST_SHARE / check_cost) if check_cost > 0 else FIRST_SHARE
-        return float(settled + (FIRST_SHARE - settled) * 0.5 ** (served.count / SETTLING))
 
     def _bucket(self, number: int) -> Bucket:
         if number not in self.buckets:
@@ -153,15 +154,18 @@ class Guard:
         self.forget(document)
         self.documents_off.add(document)
         self.generation += 1
-        if track.clear(document, self.settings.kl_bound):
-            # what it did says nothing of the rest
+        alpha = self.settings.alphas[track.level]
+        change = Change(Verdict.DOCUMENT_OFF, number, alpha, track.recent_kl, len(track.recent), document)
+        begin_anew = track.good_without(document, self.settings.kl_bound)
+        track.forget(document)
+        if begin_anew:  # what it did says nothing of the rest
             bucket, fresh = self.buckets[number], self._track(track.level)
+            fresh.recent = track.recent
             if track is bucket.served:
                 bucket.served = fresh
             elif track is bucket.trial:
                 bucket.trial = fresh
-        alpha = self.settings.alphas[track.level]
-        return Change(Verdict.DOCUMENT_OFF, number, alpha, track.mean_kl, track.count, document)
+        return change
 
     def _harmed(self, number: int, track: Track) -> list[Change]:
         bucket = self.buckets[number]
@@ -176,12 +180,12 @@ class Guard:
         bucket.trial = None if last or hopeless else self._track(track.level + 1)
         verdict = Verdict.OFF if bucket.trial is None else Verdict.RAISED
         alpha = self.settings.alphas[track.level if bucket.trial is None else track.level + 1]
-        return [Change(verdict, number, alpha, track.mean_kl, track.count)]
+        return [Change(verdict, number, alpha, track.recent_kl, len(track.recent))]
 
     def _proven(self, number: int, track: Track) -> Change:
         bucket = self.buckets[number]
         verdict = Verdict.PROVEN if bucket.served is None else Verdict.LOWERED
         change = Change(verdict, number, self.settings.alphas[track.level], track.mean_kl, track.count)
-        bucket.served = self._track(track.level)
+        bucket.served = track
         bucket.trial = self._track(track.level - 1) if track.level else None
         return change

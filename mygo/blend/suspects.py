@@ -8,7 +8,7 @@ however many come.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from mygo.blend.betting import MeanTest, portion
 from mygo.blend.variants import DocumentTag
@@ -29,18 +29,9 @@ class Suspects:
         self.tests: OrderedDict[DocumentTag, tuple[MeanTest, float]] = OrderedDict()
         """The test of each document, and the evidence at which it is given up; latest last."""
 
-    def most_suspicious(self, documents: Collection[DocumentTag]) -> list[DocumentTag]:
-        """Those of highest evidence, all that are equal; a document that is new has an evidence of 1."""
-        evidence = {
-            document: self.tests[document][0].evidence if document in self.tests else 1.0
-            for document in documents
-        }
-        most = max(evidence.values(), default=0.0)
-        return [document for document in evidence if evidence[document] == most]
-
     def observe(self, values: Mapping[DocumentTag, float]) -> list[DocumentTag]:
         """Something was observed of these documents, in [0, 1]. Returns those that are given up for it, most
-        often none; they are forgotten here. Which documents are observed may depend on the past alone."""
+        often none; they are forgotten here."""
         given_up: list[DocumentTag] = []
         for document, value in values.items():
             if document not in self.tests:

@@ -10,10 +10,13 @@ from mygo.blend.betting import MeanTest
 from mygo.blend.variants import DocumentTag
 from mygo.blend.verdicts import Divergence
 
-RECENT = 100
-"""Observations that are kept, to find out which document is to blame for them."""
+RECENT = 30
+"""Observations that are kept, to find out which document is to blame for them. More would remember so much
+good that some document seemed to be alone to blame for a model that has just broken."""
 BLAMED = 2.0
 """A document is to blame whose mean is at least so many times the bound, if the others keep it."""
+JUDGED_OBSERVATIONS = 25
+"""Before, a document that happened to be in most requests would be taken for the model."""
 BLAMED_OBSERVATIONS = 5
 """Fewer say nothing of a document, nor of the rest."""
 
@@ -64,18 +67,30 @@ class Track:
         return self.kl_sum / max(1, self.count)
 
     @property
+    def recent_kl(self) -> float:
+        """The mean of the recent observations, in nats; 0 if there are none."""
+        return sum(kl for kl, _ in self.recent) / max(1, len(self.recent))
+
+    @property
     def harmful(self) -> bool:
         return self.harm.evidence >= self.harm_at
+
+    @property
+    def judged(self) -> bool:
+        """Whether enough was seen to tell one document from the rest."""
+        return self.count >= JUDGED_OBSERVATIONS
 
     @property
     def proven(self) -> bool:
         return self.proof.evidence >= self.proof_at
 
-    def culprit(self, kl_bound: float) -> DocumentTag | None:
-        """The one document without which the recent observations keep the bound, if there is one."""
-        total, count = sum(kl for kl, _ in self.recent), len(self.recent)
+    def culprit(self, kl_bound: float, beside: DocumentTag | None = None) -> DocumentTag | None:
+        """The one document without which the recent observations keep the bound, if there is one; of all
+        observations, or of those with a document ``beside``."""
+        observed = [each for each in self.recent if beside is None or beside in each[1]]
+        total, count = sum(kl for kl, _ in observed), len(observed)
         of: dict[DocumentTag, list[float]] = {}
-        for kl, documents in self.recent:
+        for kl, documents in observed:
             for document in dict.fromkeys(documents):
                 of.setdefault(document, []).append(kl)
         suspects = [
@@ -87,11 +102,14 @@ class Track:
         ]
         return max(suspects)[1] if suspects else None
 
-    def clear(self, document: DocumentTag, kl_bound: float) -> bool:
-        """The document is not reused any more. True if all else that was observed lately keeps the bound."""
-        rest = [(kl, documents) for kl, documents in self.recent if document not in documents]
-        self.recent = deque(rest, RECENT)
-        return sum(kl for kl, _ in rest) <= kl_bound * len(rest)
+    def good_without(self, document: DocumentTag, kl_bound: float) -> bool:
+        """Whether all else that was observed lately keeps the bound, as far as it says anything."""
+        rest = [kl for kl, documents in self.recent if document not in documents]
+        return len(rest) >= BLAMED_OBSERVATIONS and sum(rest) <= kl_bound * len(rest)
+
+    def forget(self, document: DocumentTag) -> None:
+        """It is not reused any more, so it is no recent one."""
+        self.recent = deque((each for each in self.recent if document not in each[1]), RECENT)
 
 
 @dataclass(slots=True)

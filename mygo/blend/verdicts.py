@@ -69,6 +69,7 @@ class Change:
     mean_kl: float
     """Nats, clipped, over the observations."""
     observations: int
+    """All of that alpha where it was proven, else the most recent ones."""
     document: DocumentTag | None = None
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mygo.blend.guard import Guard
 from mygo.blend.guard_state import dump, load
+from mygo.blend.track import RECENT
 from mygo.blend.variants import DocumentTag
 from mygo.blend.verdicts import Action, Change, Divergence, GuardSettings
 from mygo.errors import MygoError
@@ -55,6 +56,7 @@ def test_loaded_guard_is_not_trivial() -> None:
     guard = load(dump(lived(1, 0.02, 6000)), SETTINGS)
     assert guard.documents_off == {"A"}
     assert guard.generation == 1
+    assert [bucket.served.recent.maxlen for bucket in guard.buckets.values() if bucket.served] == [RECENT] * 2
     assert {number: bucket.state for number, bucket in guard.buckets.items()} == {1: "proven", 3: "proven"}
 
 
@@ -71,7 +73,7 @@ def test_state_is_refused_when_it_is_no_state(text: str) -> None:
         load(text, SETTINGS)
 
 
-STATE = dump(lived(1, 0.15))
+STATE = dump(lived(1, 0.02))
 
 
 @given(st.integers(0, len(STATE) - 1))
@@ -107,13 +109,17 @@ def test_state_is_refused_or_harmless_when_a_value_is_another(place: tuple[Any, 
     live(guard, Random(0), 50, 0.1)
 
 
+def a_track(state: Any) -> Any:
+    return state["buckets"]["3"]["served"] or state["buckets"]["3"]["trial"]
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         lambda state: state.update(generation=-1),
         lambda state: state.update(tracks="2"),
-        lambda state: state["buckets"]["3"]["trial"].update(level=2),
-        lambda state: state["buckets"]["3"]["trial"]["harm"][1].pop(),
+        lambda state: a_track(state).update(level=2),
+        lambda state: a_track(state)["harm"][1].pop(),
         lambda state: state["harmful"]["tests"][0].pop(),
         lambda state: state.pop("damaged"),
     ],

@@ -67,10 +67,27 @@ def test_culprit_is_found_among_the_recent_only() -> None:
     assert track(*[(0.8, [A])] * 20, *[(0.05, [B])] * RECENT).culprit(BOUND) is None
 
 
-def test_clear_tells_whether_the_rest_keeps_the_bound_and_forgets_the_document() -> None:
+def test_track_is_good_without_a_document_when_the_rest_keeps_the_bound() -> None:
+    bad, good, few = [(0.8, [A, B])] * 5, [(0.05, [C])] * 5, [(0.05, [C])] * 4
+    assert track(*bad, *good).good_without(A, BOUND)
+    assert not track(*bad, *good).good_without(C, BOUND)
+    assert not track(*bad, *few).good_without(A, BOUND)
+
+
+def test_track_forgets_what_it_saw_of_a_document() -> None:
     one = track(*[(0.8, [A, B])] * 5, *[(0.05, [C])] * 10)
-    assert one.clear(A, BOUND)
+    one.forget(A)
     assert list(one.recent) == [(0.05, (C,))] * 10
-    bad = track(*[(0.8, [A])] * 5, *[(0.4, [C])] * 10)
-    assert not bad.clear(A, BOUND)
-    assert not bad.clear(B, BOUND)
+    assert one.recent.maxlen == RECENT
+
+
+def test_culprit_beside_a_document_is_the_one_without_which_it_is_good() -> None:
+    beside_b = track(*[(0.8, [A, B])] * 5, *[(0.05, [B])] * 5, *[(0.9, [C])] * 20)
+    assert beside_b.culprit(BOUND, beside=B) == A
+    assert beside_b.culprit(BOUND, beside=A) is None
+    assert beside_b.culprit(BOUND, beside=C) is None
+
+
+def test_track_is_judged_after_enough() -> None:
+    assert not track(*[(0.5, [A])] * 24).judged
+    assert track(*[(0.5, [A])] * 25).judged
