@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mygo.blend.identity import tags
 from mygo.blend.plan import BlendPlan, Find, Match, Slot, match, plan
 from mygo.blend.selection import Method
-from mygo.blend.variants import Attention, DocumentTag, Held, Variant
+from mygo.blend.variants import Attention, DocumentTag, Held, VariantKey
 from mygo.types import PUBLIC, DomainTag, Tier
 
 SYSTEM_TOKENS = 40
@@ -257,9 +257,9 @@ def test_plan_covers_the_prompt_and_is_never_worse_than_exact_prefill(
             assert piece.variant.birth != FIRST or piece.end_tokens == SYSTEM_TOKENS + 100
 
 
-def reused(found: BlendPlan) -> list[tuple[Variant, int, int, int]]:
+def reused(found: BlendPlan) -> list[tuple[VariantKey, int, int, int]]:
     return [
-        (piece.variant, piece.start_tokens, piece.end_tokens, piece.repair_tokens)
+        (piece.variant.key, piece.start_tokens, piece.end_tokens, piece.repair_tokens)
         for piece in found.pieces
         if piece.variant is not None and not piece.exact
     ]
