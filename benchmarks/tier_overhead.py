@@ -30,6 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mygo.config import ModelConfig
 from mygo.emulation import profile as profiles
 from mygo.emulation.reports import InProcessReports
 from mygo.emulation.settings import EngineSettings
@@ -42,7 +43,6 @@ from mygo.vllm_plugin.settings import TierSettings
 
 DOCUMENT_TOKENS = 128
 DOCUMENTS_PER_PROMPT = 6
-BLOCK_TOKENS = 16
 DEVICE_TOKENS = 512_000
 HOST_TOKENS = 1_024_000
 DISK_TOKENS = 4_096_000
@@ -129,11 +129,11 @@ class Stopwatch:
 class Engine:
     """An engine whose steps are timed."""
 
-    def __init__(self, tiers: TierSettings, *, native: bool = False) -> None:
+    def __init__(self, tiers: TierSettings, block_tokens: int, *, native: bool = False) -> None:
         profile = profiles.load("llama-3-8b-h100")
         settings = EngineSettings(
             DEVICE_TOKENS,
-            BLOCK_TOKENS,
+            block_tokens,
             max_context_tokens=4_096,
             step_tokens=8_192,
             tiers=tiers,
@@ -276,16 +276,19 @@ def typical(samples: Sequence[Sample]) -> Sample:
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     console = Console(width=110)
+    block_tokens = options.block_tokens
     engines = {
-        "off": Engine(TierSettings()),
-        "native": Engine(tiers_on(policy="lru"), native=True),
-        OURS: Engine(tiers_on()),
-        "mygo+device": Engine(tiers_on(device_policy=DEFAULT_POLICY)),
+        "off": Engine(TierSettings(), block_tokens),
+        "native": Engine(tiers_on(policy="lru"), block_tokens, native=True),
+        OURS: Engine(tiers_on(), block_tokens),
+        "mygo+device": Engine(tiers_on(device_policy=DEFAULT_POLICY), block_tokens),
     }
     requests = Requests(options.segments, seed=1)
     fill(engines, requests, options.segments)
     segments = engines[OURS].resident_segments
-    console.print(f"{segments} resident segments, {options.running} running requests")
+    console.print(
+        f"{segments} resident segments, {options.running} running requests, blocks of {block_tokens} tokens"
+    )
     settle_process()
     steps = decode_steps(engines, requests, options.running, options.steps)
     singles = single_requests(
@@ -295,6 +298,7 @@ def main(arguments: list[str] | None = None) -> int:
         "running": options.running,
         "segments": segments,
         "document_tokens": DOCUMENT_TOKENS,
+        "block_tokens": block_tokens,
         "step": figures(steps),
         "request": figures(singles),
     }
@@ -356,6 +360,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--segments", type=int, default=10_000, help="held by the tiers, at least")
     parser.add_argument(
         "--running", type=int, default=255, help="requests that decode, beside the one that is timed"
+    )
+    parser.add_argument(
+        "--block-tokens", type=int, default=ModelConfig().block_tokens, help="by default as MyGO ships"
     )
     parser.add_argument("--steps", type=int, default=400, help="timed steps of each engine")
     parser.add_argument("--requests", type=int, default=200, help="timed requests of each engine")
