@@ -144,13 +144,20 @@ class ReuseConfig(_Section):
     mode: Literal["exact", "blend"] = "exact"
     """The most that is allowed. `exact`: answers are what they would be without any cache. `blend`: a
     document's KV is also reused behind other documents, and part of it computed anew: an approximation,
-    which answers are labelled with. Stores and requests may ask for `exact`."""
+    which answers are labelled with. Until comparisons have proven it good enough, answers are exact all the
+    same. Stores and requests may ask for `exact`."""
     host_bytes: Bytes = 2**29
     """Under `blend`: host memory of a worker for documents' KV, besides `cache.host_bytes`."""
     repair_share: float = Field(default=0.15, ge=0, le=1)
     """Under `blend`: part of a document that is computed anew where nothing before it is as it was."""
     floor_tokens: int = Field(default=16, ge=0)
     """Under `blend`: at least so many of a document's first tokens are computed anew."""
+    kl_bound: float = Field(default=0.12, gt=0, lt=1)
+    """Under `blend`: how far the first token's distribution may be from the exact one on average, as KL
+    divergence in nats. Blending that breaks it is repaired more, and then switched off."""
+    disk_bytes: int = Field(default=0, ge=0)
+    """Under `blend`: most that a worker keeps of documents' KV in `cache.disk_path`, besides
+    `cache.disk_bytes`; 0 for none."""
 
 
 class EmbedderConfig(_Section):
@@ -278,6 +285,8 @@ class Config(_Section):
             raise ValueError("reuse.mode: emulated engines cannot blend; set it to exact")
         if self.reuse.mode == "blend" and not self.model.enforce_eager:
             raise ValueError("reuse.mode: compiled models cannot blend; set model.enforce_eager to true")
+        if self.reuse.disk_bytes and self.cache.disk_path is None:
+            raise ValueError("reuse.disk_bytes: there is no folder for them; set cache.disk_path")
         return self
 
     @model_validator(mode="after")

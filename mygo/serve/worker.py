@@ -24,7 +24,7 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from mygo import metrics
 from mygo.blend.verdicts import Divergence
-from mygo.config import CacheConfig, Config, ReuseConfig
+from mygo.config import CacheConfig, Config
 from mygo.errors import Unavailable
 from mygo.serve import profiling, quality_metrics, tier_metrics
 from mygo.serve.calls import pack
@@ -69,7 +69,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         await self._receiver.start()
         # one engine's own, here and on this machine
         state_path = config.cluster.cache_dir / "guard" / f"{os.uname().nodename}-{context.rank.local_rank}"
-        chunks = replace(chunk_settings(config.reuse), guard_state_path=str(state_path))
+        chunks = replace(chunk_settings(config), guard_state_path=str(state_path))
         llm_config.update_engine_kwargs(
             **engine_arguments(str(socket), tiers=tier_settings(config.cache), chunks=chunks)
         )
@@ -207,13 +207,20 @@ def tier_settings(cache: CacheConfig) -> TierSettings:
     return TierSettings(**values | {"disk_path": str(cache.disk_path)})
 
 
-def chunk_settings(reuse: ReuseConfig) -> ChunkSettings:
+def chunk_settings(config: Config) -> ChunkSettings:
     """The plugin's settings: no memory where nothing is blended."""
+    reuse, folder = config.reuse, config.cache.disk_path
     if reuse.mode == "exact":
         return ChunkSettings()
-    return ChunkSettings(
-        host_bytes=reuse.host_bytes, repair_share=reuse.repair_share, floor_tokens=reuse.floor_tokens
+    settings = ChunkSettings(
+        host_bytes=reuse.host_bytes,
+        repair_share=reuse.repair_share,
+        floor_tokens=reuse.floor_tokens,
+        kl_bound=reuse.kl_bound,
     )
+    if folder is None or not reuse.disk_bytes:
+        return settings
+    return replace(settings, disk_path=str(folder / "chunks"), disk_bytes=reuse.disk_bytes)
 
 
 class LocalModel(CallbackBase):  # type: ignore[misc]
