@@ -10,7 +10,7 @@ import pytest
 
 from mygo.errors import BadRequest, ConfigError, UntestedVersion
 from mygo.vllm_plugin import spans, versions
-from mygo.vllm_plugin.settings import PluginSettings, engine_arguments
+from mygo.vllm_plugin.settings import ChunkSettings, PluginSettings, engine_arguments
 
 KEY = "0" * 32
 
@@ -123,7 +123,8 @@ def test_check_accepts_a_local_build_when_its_base_version_is_the_tested_one(
 def test_engine_arguments_come_back_as_settings_when_vllm_hands_them_over() -> None:
     extra = engine_arguments("/run/s", sibling_hold=False)["kv_transfer_config"]["kv_connector_extra_config"]
     assert PluginSettings.parse(extra) == PluginSettings("/run/s", sibling_hold=False)
-    assert PluginSettings.parse({}) == PluginSettings(None, sibling_hold=True)
+    # without a socket nobody compares, so there is no quality guard
+    assert PluginSettings.parse({}) == PluginSettings(chunks=ChunkSettings(guard=False))
 
 
 @pytest.mark.parametrize(
