@@ -230,8 +230,8 @@ def _tell(change: Change, kl_bound: float) -> None:
             )
         case Verdict.DOCUMENT_OFF:
             logger.error(
-                "quality guard: passage %s is not reused any more: its stored KV, or what is answered by it, is "
-                "too far from exact (%s, %s); delete it and add it again, or reset the guard",
+                "quality guard: passage %s is not reused any more: its stored KV, or what is answered by it, "
+                "is too far from exact (%s, %s); delete it and add it again, or reset the guard",
                 change.document,
                 requests,
                 found,
