@@ -1,0 +1,53 @@
+"""A deployment that may blend: answers are exact until that is proven, labelled, and watched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.cluster import running_cluster
+
+pytestmark = pytest.mark.ray
+
+DOCUMENTS = [
+    " ".join(f"{word} {number * (at + 3) % 97}" for number, word in enumerate(["rivet", "gasket"] * 40))
+    for at in range(3)
+]
+
+
+def test_answers_are_exact_and_labelled_while_blending_is_unproven(tmp_path: Path) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "model": {"max_context_tokens": 2048, "kv_cache_bytes": 60_000_000},
+        "workers": {"replicas": 1},
+        "retrieval": {"shards": 1},
+        "reuse": {"mode": "blend", "host_bytes": 2**26},
+        "cache": {"host_bytes": 0},
+    }
+    with running_cluster(tmp_path, **settings) as cluster:
+
+        def ask(order: list[int]) -> dict[str, Any]:
+            answer = cluster.chat([DOCUMENTS[at] for at in order], "What is this?", max_tokens=4)
+            return answer["mygo"]
+
+        def quality() -> list[dict[str, Any]]:
+            report = httpx.get(
+                f"{cluster.url}/v1/mygo/cache/quality",
+                headers={"Authorization": "Bearer sk-alice"},
+                timeout=60.0,
+                trust_env=False,
+            )
+            workers: list[dict[str, Any]] = report.raise_for_status().json()["workers"]
+            return workers
+
+        first = ask([0, 1, 2])
+        assert first["reuse"] == "exact"
+        assert sum(first["usage"]["uncached_tokens"].values()) == first["usage"]["computed_tokens"]
+        turned = ask([2, 1, 0])
+        assert turned["reuse"] == "exact", "nothing is proven yet"
+        (worker,) = quality()
+        assert worker["guarded"]
+        assert sum(worker["decisions"].values()) == 1
+        assert not worker["decisions"].get("blend") and not worker["decisions"].get("check")
