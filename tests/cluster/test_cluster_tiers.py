@@ -23,8 +23,8 @@ STONES = ["basalt", "granite", "chalk", "flint", "gneiss", "marble", "slate", "q
 
 
 SYSTEM = (
-    "You are a careful librarian. Answer from the documents alone, say so when they do not have the answer, "
-    "and name what you quote."
+    "You are a careful librarian. Answer from the documents alone, in plain words and in full sentences, say "
+    "so when they do not have the answer, and name the document and the line that you quote."
 )
 """Of more than a block: a block that holds the beginning of a deleted passage goes with it, and what other
 passages begin with must not be in the same one."""

@@ -174,7 +174,7 @@ class TinyEngine:
 
         store = self.tiers._offload._disk.store
         for _ in range(600):
-            if store.keys():
+            if store.keys() and not store._scanning:  # its own writes are among the keys, too
                 return
             self.one(beside)
             time.sleep(0.05)
