@@ -127,7 +127,6 @@ def test_document_passes_through_the_tiers_and_out_of_them_when_it_is_deleted(tm
     with running_cluster(tmp_path, **_settings(tmp_path)) as cluster:
         after = _ask(cluster, store, question)["usage"]["cached_tokens"]
         assert after["disk"] > 100 and not after["device"]
-    with running_cluster(tmp_path, **_settings(tmp_path)) as cluster:
         before = len(list((tmp_path / "kv").rglob("*.kv")))
         cluster.client().vector_stores.files.delete(leaving, vector_store_id=store)
         deadline_s = time.monotonic() + 30
