@@ -44,7 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         setting = Setting(options.profile, options.output_scale)
         profile = profiles.load(setting.profile)
         commit = revision()
-        store = Store(options.out, {"commit": commit, "requests": size.requests, "setting": asdict(setting)})
+        store = Store(
+            options.out,
+            {"commit": commit, "requests": size.requests, "warmup": size.warmup, "setting": asdict(setting)},
+        )
         study = _study(size, setting, store, options.jobs, console)
     except MygoError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -101,7 +104,9 @@ def _finish(pool: Executor, wanted: Sequence[Task], store: Store, console: Conso
 def _ground(pool: Executor, size: Size, setting: Setting, store: Store, name: str) -> Ground:
     kept = store.grounds()
     if name not in kept:
-        store.add_ground(name, asdict(pool.submit(measure.survey, setting, name, size.requests).result()))
+        store.add_ground(
+            name, asdict(pool.submit(measure.survey, setting, name, size.requests, size.warmup).result())
+        )
         kept = store.grounds()
     return Ground(**kept[name])
 
@@ -136,6 +141,7 @@ def _size(options: argparse.Namespace) -> Size:
     changes = {
         "presets": options.presets,
         "requests": options.requests,
+        "warmup": options.warmup,
         "loads": options.loads,
         "seeds": options.seeds,
         "ablations": options.ablations,
@@ -164,7 +170,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="600 requests, four loads, three seeds, ablations: half an hour",
     )
     add("--presets", type=_names, help="workloads, with commas")
-    add("--requests", type=types.count, help="of each trace")
+    add("--requests", type=types.count, help="of each trace that count")
+    add("--warmup", type=types.count, help="requests before those, which fill the caches (none)")
     add("--loads", type=_numbers, help="shares of the saturation rate, with commas")
     add("--seeds", type=types.count, help="traces per cell")
     add("--ablations", action=argparse.BooleanOptionalAction, default=None, help="at the middle load")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mygo.types import Tier
 from mygo.workloads import describe, scaled
 from mygo.workloads.trace import Trace
 
+EASE = 3.0
 CLIENTS = 16
 """Of the closed loop that finds saturation."""
 SLO_FACTOR = 5
@@ -32,6 +33,8 @@ class Ground:
     """What the cells of one preset share; from the trace of seed 0."""
 
     requests: int
+    """That count, behind ``warmup`` others that fill the caches."""
+    warmup: int
     working_set_tokens: int
     device_tokens: int
     reusable_share: float
@@ -61,18 +64,19 @@ def settle() -> None:
     settle_process()
 
 
-def survey(setting: Setting, name: str, requests: int) -> Ground:
+def survey(setting: Setting, name: str, requests: int, warmup: int) -> Ground:
     """Sizes, promise and saturation of one preset. Saturation is the rate at which a closed loop of
-    ``CLIENTS`` ends requests under vLLM's native offloading with LRU, without the tenth of them at either
-    end."""
+    ``CLIENTS`` ends the requests that count under vLLM's native offloading with LRU, without the tenth of
+    them at either end."""
     profile = profiles.load(setting.profile)
-    trace = trace_of(name, requests, 0, setting.output_scale)
+    trace = trace_of(name, warmup + requests, 0, setting.output_scale)
     shape = _shape(setting, NATIVE[0], trace, concurrency=CLIENTS)
-    ended_s = sorted(each.arrived_s + each.e2e_s for each in Simulation(shape, trace).run())
+    ended_s = sorted(each.arrived_s + each.e2e_s for each in Simulation(shape, trace).run())[warmup:]
     tenth = len(ended_s) // 10
     alone_s = [prefill_s(profile.prefill, 0, trace.prompt_tokens(request)) for request in trace.requests]
     return Ground(
         requests,
+        warmup,
         working_set_tokens(trace),
         shape.engine.device_tokens,
         describe(trace).prompt_prefix_hit,
@@ -85,11 +89,12 @@ def run(task: Task) -> dict[str, Any]:
     """The row of one run. ``ttft_s`` is by request, in the order of the trace."""
     ground = task.ground
     rate_per_s = task.cell.load * ground.saturation_per_s
-    trace = trace_of(task.cell.preset, ground.requests, task.seed, task.setting.output_scale)
-    trace = scaled(trace, rate_per_s=rate_per_s)
+    trace = trace_of(task.cell.preset, ground.warmup + ground.requests, task.seed, task.setting.output_scale)
+    trace = eased(scaled(trace, rate_per_s=rate_per_s), ground.warmup)
     served = Simulation(_shape(task.setting, task.system, trace), trace, task.seed).run()
-    summary = summarize(served, 1)
-    ttft_s = [each.ttft_s for each in sorted(served, key=lambda one: one.number)]
+    counted = sorted(served, key=lambda one: one.number)[ground.warmup :]
+    summary = summarize(counted, 1)
+    ttft_s = [each.ttft_s for each in counted]
     within = sum(one <= ground.slo_s for one in ttft_s)
     return {
         "rate_per_s": rate_per_s,
@@ -99,6 +104,20 @@ def run(task: Task) -> dict[str, Any]:
         "computed_tokens": summary.computed_tokens,
         "hits": {tier.value: summary.hit_share(tier) for tier in Tier},
     }
+
+
+def eased(trace: Trace, warmup: int) -> Trace:
+    """The first ``warmup`` requests come more slowly: with empty caches the others' rate would overload an
+    engine, and what counts would begin behind a long queue."""
+    begins_s = trace.requests[warmup].arrival_s
+    requests = [
+        replace(
+            request,
+            arrival_s=EASE * min(request.arrival_s, begins_s) + max(0.0, request.arrival_s - begins_s),
+        )
+        for request in trace.requests
+    ]
+    return replace(trace, requests=tuple(requests))
 
 
 def _shape(setting: Setting, system: System, trace: Trace, concurrency: int | None = None) -> ClusterShape:

@@ -78,6 +78,9 @@ class Size:
     seeds: int
     ablations: bool
     """At the middle load."""
+    warmup: int = 0
+    """Requests before those that count. In a short trace most texts come for the first time, and no cache can
+    have them; in service, caches are full."""
 
     def __post_init__(self) -> None:
         for name in ("presets", "loads"):

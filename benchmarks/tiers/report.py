@@ -122,7 +122,8 @@ def _cell(result: CellResult) -> list[str]:
     ]
     return [
         f"## {result.cell.name}",
-        f"{ground.requests} requests per seed, {result.cell.load * ground.saturation_per_s:.2f} a second; "
+        f"{ground.requests} requests per seed, behind {ground.warmup} that fill the caches, "
+        f"{result.cell.load * ground.saturation_per_s:.2f} a second; "
         f"working set {ground.working_set_tokens:,} tokens, device {ground.device_tokens:,}; a cache without "
         f"bounds would hold {ground.reusable_share:.1%} of the prompts; promise {1e3 * ground.slo_s:.0f} ms.",
         _table(

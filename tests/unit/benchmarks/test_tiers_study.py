@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from benchmarks.tiers.compare import lines, verdicts
+from benchmarks.tiers.measure import EASE, eased
 from benchmarks.tiers.plan import (
     ABLATIONS,
     MYGO,
@@ -46,6 +48,17 @@ def test_ablations_are_run_at_the_middle_load_only() -> None:
     assert systems(size, Cell("ragpulse", 0.9)) == list(SYSTEMS)
     with pytest.raises(ConfigError, match="loads: must be between"):
         Size(("ragpulse",), 10, (4.0,), 1, ablations=False)
+
+
+def test_requests_that_fill_the_caches_come_more_slowly_than_those_that_count() -> None:
+    trace = preset("pcr").trace(0, requests=20)
+    eased_s = [request.arrival_s for request in eased(trace, 8).requests]
+    arrivals_s = [request.arrival_s for request in trace.requests]
+    assert eased_s[:9] == pytest.approx([EASE * arrival_s for arrival_s in arrivals_s[:9]])
+    assert np.diff(eased_s[8:]) == pytest.approx(np.diff(arrivals_s[8:]))
+    assert [request.number for request in eased(trace, 8).requests] == list(range(20))
+    unchanged_s = [request.arrival_s for request in eased(trace, 0).requests]
+    assert np.diff(unchanged_s) == pytest.approx(np.diff(arrivals_s))
 
 
 def _row(ttft_s: float, goodput_per_s: float, itl_p99_s: float) -> dict[str, object]:
