@@ -46,7 +46,9 @@ def test_resolve_says_so_when_the_path_is_a_file(tmp_path: Path) -> None:
         resolve(str(path), tmp_path)
 
 
-@pytest.mark.parametrize("source", ["/no/such/model", "./no-such-model", "../no-such-model", "~/no-such-model", "a/b/c", ""])
+@pytest.mark.parametrize(
+    "source", ["/no/such/model", "./no-such-model", "../no-such-model", "~/no-such-model", "a/b/c", ""]
+)
 def test_resolve_refuses_a_path_when_nothing_is_there(tmp_path: Path, source: str) -> None:
     with pytest.raises(ConfigError, match="no such directory"):
         resolve(source, tmp_path)
