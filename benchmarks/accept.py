@@ -35,6 +35,10 @@ STEPS: dict[str, tuple[Step, str]] = {
     "routing": (routing.run, "recomputed document tokens against the baseline routers"),
     "burst": (burst.run, "a new document is computed once per worker"),
     "faults": (suites.tests("tests/cluster/test_faults.py"), "killed engines, directory and shards"),
+    "tiers": (
+        suites.tests("tests/cluster/test_cluster_tiers.py"),
+        "documents pass through the tiers, a restart and their deletion",
+    ),
     "session": (suites.tests("tests/cluster/test_session.py"), "the official openai client"),
     "bad-input": (suites.tests("tests/cluster/test_bad_input.py"), "right status, helpful message"),
     "ingest-crash": (ingest_crash.run, "what was acknowledged survives SIGKILL of everything, once"),

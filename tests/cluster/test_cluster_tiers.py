@@ -16,7 +16,7 @@ from mygo.tree.keys import passage_tag
 from mygo.types import ContentHash, DomainTag
 from mygo.vllm_plugin.disk.format import HEADER_BYTES, TAG_BYTES, tags_in
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ANIMALS = ["otter", "heron", "badger", "lynx", "walrus", "gecko", "falcon", "beaver", "mole", "toad", "stork"]
 STONES = ["basalt", "granite", "chalk", "flint", "gneiss", "marble", "slate", "quartz", "shale", "opal"]
