@@ -36,8 +36,8 @@ STEPS: dict[str, tuple[Step, str]] = {
     "burst": (burst.run, "a new document is computed once per worker"),
     "faults": (suites.tests("tests/cluster/test_faults.py"), "killed engines, directory and shards"),
     "tiers": (
-        suites.tests("tests/cluster/test_cluster_tiers.py"),
-        "documents pass through the tiers, a restart and their deletion",
+        suites.tests("tests/cluster/test_cluster_tiers.py", "tests/cluster/test_cluster_blend.py"),
+        "documents pass through the tiers, a restart and their deletion; nothing is blended unproven",
     ),
     "session": (suites.tests("tests/cluster/test_session.py"), "the official openai client"),
     "bad-input": (suites.tests("tests/cluster/test_bad_input.py"), "right status, helpful message"),

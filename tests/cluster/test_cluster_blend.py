@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.cluster import running_cluster
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 DOCUMENTS = [
     " ".join(f"{word} {number * (at + 3) % 97}" for number, word in enumerate(["rivet", "gasket"] * 40))
@@ -49,5 +49,5 @@ def test_answers_are_exact_and_labelled_while_blending_is_unproven(tmp_path: Pat
         assert turned["reuse"] == "exact", "nothing is proven yet"
         (worker,) = quality()
         assert worker["guarded"]
-        assert sum(worker["decisions"].values()) == 1
+        assert sum(worker["decisions"].values()) <= 1  # none if computing is predicted to be as fast
         assert not worker["decisions"].get("blend") and not worker["decisions"].get("check")
