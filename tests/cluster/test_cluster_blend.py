@@ -30,7 +30,8 @@ def test_answers_are_exact_and_labelled_while_blending_is_unproven(tmp_path: Pat
 
         def ask(order: list[int]) -> dict[str, Any]:
             answer = cluster.chat([DOCUMENTS[at] for at in order], "What is this?", max_tokens=4)
-            return answer["mygo"]
+            told: dict[str, Any] = answer["mygo"]
+            return told
 
         def quality() -> list[dict[str, Any]]:
             report = httpx.get(
