@@ -12,6 +12,7 @@ from vllm.sampling_params import RequestOutputKind
 from mygo.errors import Unavailable
 from mygo.serve.divergence import Probed
 from mygo.types import GenerateRequest, Reuse
+from mygo.vllm_plugin import spans
 from mygo.vllm_plugin.tiers.account import Account
 
 ANSWER_TOKENS = 16
@@ -27,7 +28,7 @@ class EngineProbe:
 
     async def __call__(self, request: GenerateRequest, reuse: Reuse, ticket: int) -> Probed:
         segments = {
-            "spans": [[span.key, span.end_tokens, span.salt, span.tag] for span in request.spans],
+            "spans": spans.entries(request.spans),
             "reuse": reuse,
             "ticket": ticket,
         }

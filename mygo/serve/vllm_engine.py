@@ -18,6 +18,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from mygo.errors import BadRequest, Unavailable
 from mygo.types import ChunkUse, GenerateRequest, PrefillStats, Sampling, Tier, TokenDelta, TokenLogprob
+from mygo.vllm_plugin import spans
 from mygo.vllm_plugin.tiers.account import Account
 
 
@@ -102,7 +103,7 @@ def _sampling_params(request: GenerateRequest) -> SamplingParams:
     params: dict[str, Any] = {}
     if request.spans:
         params["mygo"] = {
-            "spans": [[span.key, span.end_tokens, span.salt, span.tag] for span in request.spans],
+            "spans": spans.entries(request.spans),
             "answer_domain": request.answer_domain,
             "reuse": request.reuse.value,
         }

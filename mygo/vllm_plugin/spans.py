@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,11 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
     if ticket is not None and type(ticket) is not int:
         raise _wrong(f"ticket must be a whole number, not {ticket!r}")
     return SegmentMap(spans, None if domain is None else DomainTag(domain), Reuse(reuse), filler, ticket)
+
+
+def entries(spans: Sequence[SegmentSpan]) -> list[list[Any]]:
+    """The ``spans`` of a request's segment map, as ``parse`` reads them."""
+    return [[span.key, span.end_tokens, span.salt, span.tag] for span in spans]
 
 
 def _span(entry: Any) -> SegmentSpan:
