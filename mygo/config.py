@@ -13,20 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from mygo.config_retrieval import RetrievalConfig
+from mygo.config_section import Section
 from mygo.errors import ConfigError
 
 Bytes = Annotated[int, Field(gt=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
-
-
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     name: str = Field(default="mygo", pattern=r"^[a-z][a-z0-9-]*$")
     """Names the Ray Serve application and the state file of `mygo up`."""
     ray_address: str | None = None
@@ -44,12 +40,12 @@ class ClusterConfig(_Section):
         return value.expanduser().absolute()
 
 
-class HttpConfig(_Section):
+class HttpConfig(Section):
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface (then set `api_keys`)."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port of HTTP."""
-    api_keys: dict[str, str] = {}
+    api_keys: dict[str, str] = Field(default={})
     """API key -> tenant. Empty: no key is asked and everybody is tenant `default`."""
     max_body_bytes: Bytes = 64 * 2**20
     """Largest request body, uploads included."""
@@ -72,7 +68,7 @@ class HttpConfig(_Section):
         return value
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     source: str = "demo:smollm2-135m-instruct"
     """`demo:...` (from a package), a Hugging Face id, or a local path."""
     name: str = "smollm2-135m-instruct"
@@ -95,11 +91,11 @@ class ModelConfig(_Section):
     """Requests that the engine computes at once."""
     enforce_eager: bool = True
     """True skips compilation: minutes faster to start, some per cent slower to run on CPU."""
-    engine: dict[str, Any] = {}
+    engine: dict[str, Any] = Field(default={})
     """Further vLLM engine arguments, passed on as they are."""
 
 
-class CacheConfig(_Section):
+class CacheConfig(Section):
     """Where documents' KV lies besides the device, and who decides what stays. Sizes are per worker."""
 
     host_bytes: int = Field(default=2**30, ge=0)
@@ -138,7 +134,7 @@ class CacheConfig(_Section):
         return self
 
 
-class ReuseConfig(_Section):
+class ReuseConfig(Section):
     """Reuse of documents' KV behind other text than it was computed behind."""
 
     mode: Literal["exact", "blend"] = "exact"
@@ -160,14 +156,14 @@ class ReuseConfig(_Section):
     `cache.disk_bytes`; 0 for none."""
 
 
-class EmbedderConfig(_Section):
+class EmbedderConfig(Section):
     source: str = "demo:all-minilm-l6-v2"
     """As `model.source`: a sentence-transformers model. Changing it embeds the corpus anew."""
     batch: int = Field(default=32, ge=1)
     """Texts embedded in one step."""
 
 
-class WorkersConfig(_Section):
+class WorkersConfig(Section):
     replicas: int = Field(default=2, ge=1)
     """Workers, each with an engine and a KV cache of its own."""
     device: Literal["cpu", "cuda", "emulated"] = "cpu"
@@ -196,7 +192,7 @@ class WorkersConfig(_Section):
         return (f"the engines are emulated ({self.emulated_profile}, {scale}): the text is no answer",)
 
 
-class CorpusConfig(_Section):
+class CorpusConfig(Section):
     chunk_tokens: int = Field(default=240, ge=16)
     """Chunk size in tokens of the served model."""
     overlap_tokens: int = Field(default=0, ge=0)
@@ -207,24 +203,7 @@ class CorpusConfig(_Section):
     """A file that takes longer to be parsed and split fails, and holds up no other."""
 
 
-class RetrievalConfig(_Section):
-    shards: int = Field(default=2, ge=1)
-    """Parts of the index, each in a process of its own."""
-    top_k: int = Field(default=8, ge=1)
-    """Passages per question unless the request says otherwise."""
-    max_top_k: int = Field(default=50, ge=1)
-    """Most passages that a request may ask for."""
-    timeout_s: float = Field(default=5.0, gt=0)
-    """A shard that answers later than this is left out, and the response says so."""
-    ivf_from_vectors: int = Field(default=50_000, ge=1)
-    """Exact search below, IVF from here on (vectors of one store in one shard)."""
-    ivf_probes: int = Field(default=32, ge=1)
-    """IVF lists that a query looks into: more is slower and finds more."""
-    snapshot_every: int = Field(default=2_000, ge=1)
-    """Journal entries between index snapshots."""
-
-
-class PromptConfig(_Section):
+class PromptConfig(Section):
     system: str = (
         "You answer questions using only the documents below. "
         "If they do not contain the answer, say that you do not know."
@@ -244,7 +223,7 @@ class PromptConfig(_Section):
     """Earlier answers that are remembered as ids, so that a next turn can append."""
 
 
-class RoutingConfig(_Section):
+class RoutingConfig(Section):
     policy: Literal[
         "predicted_seconds", "round_robin", "power_of_two", "prefix_affinity", "consistent_hash"
     ] = "predicted_seconds"
@@ -266,7 +245,7 @@ class RoutingConfig(_Section):
     """`prefix_affinity`: characters that it remembers per worker; best set to what a worker's KV holds."""
 
 
-class Config(_Section):
+class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     http: HttpConfig = HttpConfig()
     model: ModelConfig = ModelConfig()

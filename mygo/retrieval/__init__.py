@@ -13,15 +13,23 @@ Contract
 - A missing shard degrades the answer and is named in ``merge.SearchResult``.
 
 Why
-- One FAISS index per store: stores are what requests are restricted to and what is dropped whole,
+- One index per store: stores are what requests are restricted to and what is dropped whole,
   so neither needs a filter over everybody's vectors.
-- Exact index while small, IVF when large: at 10^5 vectors of 384 dimensions an exact search takes
-  about 8 ms on one core, IVF about 0.4 ms; below some 10^4 the difference does not matter and
-  exact needs no training. HNSW is out: FAISS cannot remove from it, and deletes are promises here.
-- Snapshots hold plain vectors, not FAISS's own format: readable by any version, and damaged bytes
-  never reach a C++ parser. The price is that a large store trains its IVF lists again at restart.
+- Exact index while small, one of four kinds (``index.IndexKind``) when large: at 10^5 vectors of 384
+  dimensions an exact search takes about 8 ms on one core, IVF about 0.4 ms; below some 10^4 the
+  difference does not matter and exact needs no training. One test suite holds for all kinds.
+- An index is trained and built beside the one that serves, and takes its place in one step: searches
+  and updates never wait for it, and a crash loses only the work.
+- FAISS cannot remove from an HNSW graph: removed nodes stay as way-marks that no search returns, until
+  a quarter is such and the graph is built anew.
+- Staged search finds the nearest lists once and searches them in groups, so the last stage is the search
+  in one go, score for score. Only inverted lists have a nearest-first order that can be cut.
+- Snapshots hold plain vectors: readable by any version. What it takes long to compute (centroids, lists,
+  graphs) lies beside them in FAISS's format, is parsed only if its checksum is right, and is left aside if
+  the settings or FAISS changed.
+- GPU indexes are not here: the CPU package has none, so they could not have been run.
 
-Read in this order: ``shard``, ``index``, ``merge``, ``replay``, ``snapshot``, ``embed``.
+Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``merge``, ``replay``, ``snapshot``, ``embed``.
 """
 
 from mygo.retrieval import snapshot

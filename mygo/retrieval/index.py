@@ -1,12 +1,11 @@
-"""The vectors of one store under inner product: exact while few, inverted lists (IVF) when many."""
+"""What every index of one store's vectors can do, whatever its kind; inner product of unit vectors."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -14,104 +13,79 @@ Vectors: TypeAlias = npt.NDArray[np.float32]
 """float32, C-contiguous, [n, dimensions] or one vector [dimensions]; rows are L2-normalised."""
 Rows: TypeAlias = npt.NDArray[np.int64]
 """Row ids, [n]. Chosen by the caller, unique within an index."""
-
-_LISTS_PER_SQRT = 4
-"""IVF lists = 4 * sqrt(vectors), the low end of what FAISS's guidelines advise below 10^6 vectors."""
-_TRAINING_VECTORS_PER_LIST = 64
-"""k-means needs about 39 per list; FAISS's default of 256 makes training several times slower."""
+Scores: TypeAlias = npt.NDArray[np.float32]
+"""Inner products, [n]."""
+Structure: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""What it took long to compute (centroids, lists, links), as arrays; never the only copy of a vector."""
 
 
 class IndexKind(StrEnum):
-    EXACT = "exact"
+    FLAT = "flat"
     IVF = "ivf"
+    IVFPQ = "ivfpq"
+    HNSW = "hnsw"
 
 
-class VectorIndex:
+class Partial(NamedTuple):
+    """The best that a search has found so far, best first."""
+
+    scores: Scores
+    rows: Rows
+    is_last: bool
+
+
+class VectorIndex(Protocol):
     """Add, remove, search by row id.
 
-    Searches may run at the same time as one another, but not as ``add`` or ``remove``. The kind
-    never changes in place: when ``outgrown`` says so, ``rebuilt`` makes the successor.
+    Searches may run at the same time as one another, but not as ``add`` or ``remove``. The kind never
+    changes in place: when ``outgrown`` says so, ``kinds.IndexBuilder`` makes a successor.
     """
 
-    def __init__(self, dimensions: int, *, ivf_from_vectors: int, ivf_probes: int) -> None:
-        self._dimensions = dimensions
-        self._ivf_from_vectors = ivf_from_vectors
-        self._ivf_probes = ivf_probes
-        # Any: FAISS's stubs lack what its Python layer adds (arrays of ids in remove_ids, DirectMap)
-        self._faiss: Any = faiss.IndexIDMap2(faiss.IndexFlatIP(dimensions))
-        self._kind = IndexKind.EXACT
-        self._trained_on = 0
-        self._added_since_training = 0
+    @property
+    def kind(self) -> IndexKind: ...
 
     def __len__(self) -> int:
-        return int(self._faiss.ntotal)
-
-    def __repr__(self) -> str:
-        return f"VectorIndex({self._kind}, vectors={len(self)}, trained_on={self._trained_on})"
-
-    @property
-    def kind(self) -> IndexKind:
-        return self._kind
+        """Vectors that a search can find."""
+        ...
 
     def add(self, rows: Rows, vectors: Vectors) -> None:
-        """``rows`` must be new. [n], [n, dimensions]."""
-        self._faiss.add_with_ids(vectors, rows)
-        self._added_since_training += len(rows)
+        """``rows`` [n] rise, and are greater than all that were ever added; ``vectors`` [n, dimensions]."""
+        ...
 
     def remove(self, rows: Rows) -> None:
-        """Every row must be there. O(vectors) when exact, O(rows) when IVF."""
-        removed = self._faiss.remove_ids(rows)
-        assert removed == len(rows), f"{len(rows) - removed} of {len(rows)} rows were not in {self!r}"
+        """Every row must be there; a search that begins later does not find it."""
+        ...
 
     def vectors(self, rows: Rows) -> Vectors:
         """The vectors of ``rows`` as they were added, bit for bit: [n, dimensions]."""
-        if len(rows) == 0:
-            return np.empty((0, self._dimensions), np.float32)
-        return np.asarray(self._faiss.reconstruct_batch(rows), np.float32)
+        ...
 
-    def search(self, vector: Vectors, k: int) -> tuple[npt.NDArray[np.float32], Rows]:
-        """The ``k`` nearest: (scores [m], rows [m]), m <= k, best first, ties in any order."""
-        scores, rows = self._faiss.search(vector[np.newaxis, :], k)
-        found = rows[0] >= 0  # FAISS pads with -1
-        return scores[0][found], rows[0][found]
+    def search(self, vector: Vectors, k: int) -> tuple[Scores, Rows]:
+        """The ``k`` nearest that the index finds: (scores [m], rows [m]), m <= k, best first, ties in any
+        order. Scores are exact to float32."""
+        ...
+
+    def search_staged(self, vector: Vectors, k: int, stage_s: float) -> Iterator[Partial]:
+        """The best so far after each stage of about ``stage_s``; the last is what ``search`` gives.
+
+        Kinds that look at the most promising vectors first have several stages, others one. No update may
+        come between the stages.
+        """
+        ...
 
     @property
     def outgrown(self) -> bool:
-        """Whether ``rebuilt`` would give an index that fits the present vectors better.
+        """Whether an index built anew would fit the present vectors better."""
+        ...
 
-        An IVF index is due once as many vectors were added as it was trained on (it has doubled, or
-        its contents were replaced), or when it has shrunk to half the size at which IVF begins.
-        """
-        if self._kind is IndexKind.EXACT:
-            return len(self) >= self._ivf_from_vectors
-        return self._added_since_training >= self._trained_on or 2 * len(self) < self._ivf_from_vectors
+    def structure(self) -> Structure | None:
+        """For a snapshot of the live vectors in the order of their rows; None if there is none to save."""
+        ...
 
-    def rebuilt(self, rows: Rows) -> VectorIndex:
-        """A new index over ``rows`` (all that this one holds), of the kind that their number asks for.
 
-        This index is only read, so it can be searched meanwhile; training takes seconds to minutes.
-        """
-        successor = VectorIndex(
-            self._dimensions, ivf_from_vectors=self._ivf_from_vectors, ivf_probes=self._ivf_probes
-        )
-        vectors = self.vectors(rows)
-        if len(rows) >= self._ivf_from_vectors:
-            successor._become_ivf(vectors)
-        if len(rows):
-            successor._faiss.add_with_ids(vectors, rows)
-        return successor
-
-    def _become_ivf(self, vectors: Vectors) -> None:
-        lists = min(len(vectors), round(_LISTS_PER_SQRT * math.sqrt(len(vectors))))
-        ivf: Any = faiss.IndexIVFFlat(
-            faiss.IndexFlatIP(self._dimensions), self._dimensions, lists, faiss.METRIC_INNER_PRODUCT
-        )
-        ivf.cp.min_points_per_centroid = 1  # else FAISS prints a warning for stores of a few thousand
-        ivf.cp.max_points_per_centroid = _TRAINING_VECTORS_PER_LIST
-        ivf.train(vectors)
-        # row id -> place in its list, so that removals and reconstruction need no scan
-        ivf.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
-        ivf.nprobe = min(self._ivf_probes, lists)
-        self._faiss = ivf
-        self._kind = IndexKind.IVF
-        self._trained_on = len(vectors)
+def best(scores: Scores, rows: Rows, k: int) -> tuple[Scores, Rows]:
+    """The ``k`` best of [n] candidates, best first. FAISS pads with row -1: such are left out."""
+    found = rows >= 0
+    scores, rows = scores[found], rows[found]
+    order = np.argsort(-scores, kind="stable")[:k]
+    return scores[order], rows[order]

@@ -9,6 +9,16 @@ from mygo.types import ContentHash, DocId, ScoredPassage, StoreId
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """What a search in one shard has found so far."""
+
+    passages: tuple[ScoredPassage, ...]
+    """Best first."""
+    is_final: bool
+    """Of the last stage, whose passages are those of a search in one go."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """The answer of all shards to one search."""
 

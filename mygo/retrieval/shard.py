@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from mygo.retrieval.index import IndexKind, Rows, VectorIndex, Vectors
+from mygo.config_retrieval import RetrievalConfig
+from mygo.retrieval.index import IndexKind, Rows, Scores, Structure, VectorIndex, Vectors
+from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.lock import ReadWriteLock
-from mygo.retrieval.merge import merge
+from mygo.retrieval.merge import Stage, merge
 from mygo.types import ContentHash, DocId, Passage, ScoredPassage, StoreId
 
 _SPARE_CANDIDATES = 16
 """Fetched beyond k, so that a few duplicates or ties do not cost a second look-up."""
 _SCORE_NOISE = 1e-5
 """More than float32 rounding moves an inner product of unit vectors, less than a real difference."""
+_COPIED_AT_ONCE = 10_000
+"""Vectors that go into a new index between two looks at what has changed."""
+_COPIED_LAST = 500
+"""The same while updates wait: it takes half a second at most."""
+_SAMPLE_SEED = 1
 
 
 def owner(store_id: StoreId, doc_id: DocId, shards: int) -> int:
@@ -44,31 +53,37 @@ class StoreContents:
     store_id: StoreId
     passages: list[Passage]
     vectors: Vectors
+    structure: Structure | None = None
+    """Of their index, which saves the time to build it again."""
 
 
 class Shard:
     """Passages and vectors of the documents that ``owner`` gives to shard ``index`` of ``shards``.
 
-    Thread-safe. Searches run side by side; an update excludes them only while it changes the index,
-    never while an index is trained. Each update is seen whole or not at all.
+    Thread-safe. Searches run side by side; an update excludes them only while it changes the index.
+    Neither waits while an index is trained or built. Each update is seen whole or not at all.
     """
 
     def __init__(
-        self, dimensions: int, *, index: int, shards: int, ivf_from_vectors: int, ivf_probes: int
+        self, dimensions: int, *, index: int, config: RetrievalConfig, folder: Path | None = None
     ) -> None:
-        """``ivf_from_vectors``: size of a store in this shard from which its search is approximate."""
-        assert 0 <= index < shards, f"shard index {index} must lie in 0..{shards - 1}"
+        """``folder``: for the files of memory-mapped indexes; None for the system's temporary folder.
+
+        Raises ConfigError if the embedder's vectors cannot be indexed as configured.
+        """
+        assert 0 <= index < config.shards, f"shard index {index} must lie in 0..{config.shards - 1}"
         self.dimensions = dimensions
         self.index = index
-        self.shards = shards
-        self._ivf_from_vectors = ivf_from_vectors
-        self._ivf_probes = ivf_probes
+        self.shards = config.shards
+        self._builder = IndexBuilder(dimensions, config, folder)
         self._stores: dict[StoreId, _Store] = {}
         self._next_row = 0
         self._row_of_text: dict[ContentHash, tuple[StoreId, int]] = {}
         """Where one copy of a text lies. May forget a text that still has other copies."""
         self._updating = threading.Lock()
         """Held by an update from start to end; taken before ``_searchable``, never after."""
+        self._rebuilding = threading.Lock()
+        """Held while an index is built anew; taken before both."""
         self._searchable = ReadWriteLock()
 
     def __repr__(self) -> str:
@@ -94,18 +109,14 @@ class Shard:
         assert self.owns(store_id, doc_id), f"{doc_id} of {store_id} does not belong to {self!r}"
         for passage in passages:
             assert passage.doc_id == doc_id, f"passage of {passage.doc_id} given as part of {doc_id}"
-        with self._updating:
-            with self._searchable.exclusive():
-                self._remove(store_id, doc_id)
-                self._add(store_id, passages, vectors)
-            self._rebuild_if_outgrown(store_id)
+        with self._updating, self._searchable.exclusive():
+            self._remove(store_id, doc_id)
+            self._add(store_id, passages, vectors)
 
     def delete(self, store_id: StoreId, doc_id: DocId) -> None:
         """Forget a document; one that is not there is ignored."""
-        with self._updating:
-            with self._searchable.exclusive():
-                self._remove(store_id, doc_id)
-            self._rebuild_if_outgrown(store_id)
+        with self._updating, self._searchable.exclusive():
+            self._remove(store_id, doc_id)
 
     def drop_store(self, store_id: StoreId) -> None:
         """Forget a store and all its documents; one that is not there is ignored."""
@@ -114,12 +125,53 @@ class Shard:
                 self._forget_texts(store_id, store.passages)
 
     def fill(self, contents: StoreContents) -> None:
-        """Add a whole store, of which nothing may be there yet, with one training at most."""
-        with self._updating:
+        """Add a whole store, of which nothing may be there yet."""
+        with self._updating, self._searchable.exclusive():
             assert contents.store_id not in self._stores, f"{contents.store_id} is already in {self!r}"
-            with self._searchable.exclusive():
-                self._add(contents.store_id, contents.passages, contents.vectors)
-            self._rebuild_if_outgrown(contents.store_id)
+            self._add(contents.store_id, contents.passages, contents.vectors, contents.structure)
+
+    def rebuild_outgrown(self) -> bool:
+        """Build the index of one store anew if it has outgrown its own; False if none has.
+
+        Takes seconds to minutes, while searches and updates go on in the old index; what they change is
+        carried over in the end.
+        """
+        with self._rebuilding:
+            with self._updating:
+                outgrown = ((key, store) for key, store in self._stores.items() if store.index.outgrown)
+                store_id, store = next(outgrown, (None, None))
+                if store_id is None or store is None:
+                    return False
+                rows = _row_array(store.passages)
+                sampled = self._builder.training_vectors(len(rows))
+                chosen = np.random.default_rng(_SAMPLE_SEED).permutation(len(rows))[:sampled]
+                sample = store.index.vectors(rows[np.sort(chosen)])
+            successor = self._builder.built(sample, len(rows))
+            self._replace(store_id, store, successor)
+        return True
+
+    def _replace(self, store_id: StoreId, store: _Store, successor: VectorIndex) -> None:
+        """Copy the store's vectors into the successor, then put it in place of the index."""
+        copied = [np.empty(0, np.int64)]
+        last = -1
+        while True:
+            with self._updating:
+                if self._stores.get(store_id) is not store:  # dropped meanwhile
+                    return
+                held = _row_array(store.passages)
+                missing = held[np.searchsorted(held, last, side="right") :]  # rows rise
+                part = missing[:_COPIED_AT_ONCE]
+                vectors = store.index.vectors(part)
+                if len(missing) <= _COPIED_LAST:
+                    gone = np.setdiff1d(np.concatenate(copied), held, assume_unique=True)
+                    successor.remove(gone)
+                    successor.add(part, vectors)
+                    with self._searchable.exclusive():
+                        store.index = successor
+                    return
+            successor.add(part, vectors)
+            copied.append(part)
+            last = int(part[-1])
 
     # --- look-ups ------------------------------------------------------------------------------
 
@@ -130,14 +182,33 @@ class Shard:
 
         ``vector``: float32 [dimensions], L2-normalised. Scores are recomputed from the vectors in
         double precision, so equal vectors score equally in every shard and index kind, and
-        ``merge`` orders ties. Unknown stores hold nothing. In an IVF store only ``ivf_probes``
-        lists are searched.
+        ``merge`` orders ties. Unknown stores hold nothing. A store with an approximate index may miss some.
+        """
+        (stage,) = self.search_staged(store_ids, vector, k, stage_s=math.inf)
+        return list(stage.passages)
+
+    def search_staged(
+        self, store_ids: Set[StoreId], vector: Vectors, k: int, stage_s: float
+    ) -> Iterator[Stage]:
+        """``search`` in stages of about ``stage_s`` seconds: the last one is the same passages and scores.
+
+        Updates wait until the iterator has ended or is closed, so take the stages as fast as they come.
         """
         assert vector.shape == (self.dimensions,), f"query {vector.shape}, shard has {self.dimensions}"
         assert k >= 1, f"k is {k}"
         with self._searchable.shared():
             stores = [self._stores[store_id] for store_id in self._stores.keys() & store_ids]
-            return merge((_nearest(store, vector, k) for store in stores), k)
+            searches = [_nearest_staged(store, vector, k, stage_s / len(stores)) for store in stores]
+            rankings: list[list[ScoredPassage]] = [[] for _ in stores]
+            searching = dict(enumerate(searches))
+            while searching:
+                for number, search in list(searching.items()):
+                    rankings[number], is_last = next(search)
+                    if is_last:
+                        del searching[number]
+                yield Stage(tuple(merge(rankings, k)), is_final=not searching)
+            if not stores:
+                yield Stage((), is_final=True)
 
     def __len__(self) -> int:
         """Vectors in all stores."""
@@ -150,10 +221,10 @@ class Shard:
             return sum(len(self._stores[store_id].index) for store_id in self._stores.keys() & store_ids)
 
     def kind(self, store_id: StoreId) -> IndexKind:
-        """How a store is searched now; an unknown one counts as exact."""
+        """How a store is searched now; an unknown one counts as flat."""
         with self._searchable.shared():
             store = self._stores.get(store_id)
-            return store.index.kind if store else IndexKind.EXACT
+            return store.index.kind if store else IndexKind.FLAT
 
     def known_vectors(self, texts: Iterable[ContentHash]) -> dict[ContentHash, Vectors]:
         """Vectors [dimensions] of the texts that the shard holds somewhere, in any store.
@@ -177,27 +248,35 @@ class Shard:
                     store_id,
                     list(store.passages.values()),
                     store.index.vectors(_row_array(store.passages)),
+                    self._builder.saved(store.index),
                 )
                 for store_id, store in sorted(self._stores.items())
             )
 
     # --- under the locks -----------------------------------------------------------------------
 
-    def _add(self, store_id: StoreId, passages: Sequence[Passage], vectors: Vectors) -> None:
+    def _add(
+        self,
+        store_id: StoreId,
+        passages: Sequence[Passage],
+        vectors: Vectors,
+        structure: Structure | None = None,
+    ) -> None:
         expected = (len(passages), self.dimensions)
         assert vectors.shape == expected, f"vectors {vectors.shape} for passages {expected}"
         if not passages:
             return
-        store = self._stores.get(store_id)
-        if store is None:
-            store = self._stores[store_id] = _Store(
-                VectorIndex(
-                    self.dimensions, ivf_from_vectors=self._ivf_from_vectors, ivf_probes=self._ivf_probes
-                )
-            )
         rows = range(self._next_row, self._next_row + len(passages))
         self._next_row = rows.stop
-        store.index.add(_row_array(rows), np.ascontiguousarray(vectors, np.float32))
+        row_ids, vectors = _row_array(rows), np.ascontiguousarray(vectors, np.float32)
+        store = self._stores.get(store_id)
+        if store is None:
+            restored = structure and self._builder.restored(structure, row_ids, vectors)
+            store = self._stores[store_id] = _Store(restored or self._builder.flat())
+            if not restored:
+                store.index.add(row_ids, vectors)
+        else:
+            store.index.add(row_ids, vectors)
         for row, passage in zip(rows, passages, strict=True):
             store.passages[row] = passage
             store.documents.setdefault(passage.doc_id, []).append(row)
@@ -218,29 +297,33 @@ class Shard:
             if self._row_of_text.get(passage.content_hash) == (store_id, row):
                 del self._row_of_text[passage.content_hash]
 
-    def _rebuild_if_outgrown(self, store_id: StoreId) -> None:
-        """Called with ``_updating`` held, so nothing changes while searches go on in the old index."""
-        store = self._stores.get(store_id)
-        if store is None or not store.index.outgrown:
-            return
-        successor = store.index.rebuilt(_row_array(store.passages))
-        with self._searchable.exclusive():
-            store.index = successor
 
-
-def _nearest(store: _Store, vector: Vectors, k: int) -> list[ScoredPassage]:
-    """A superset of the store's best ``k`` texts of documents (of the probed lists), all ties included."""
+def _nearest_staged(
+    store: _Store, vector: Vectors, k: int, stage_s: float
+) -> Iterator[tuple[list[ScoredPassage], bool]]:
+    """(the best of the store so far, whether that was the last stage). The last is a superset of the best
+    ``k`` texts of documents that the index finds, all ties included."""
     fetched = min(k + _SPARE_CANDIDATES, len(store.index))
-    while True:
-        scores, rows = store.index.search(vector, fetched)
-        if len(rows) < fetched or fetched == len(store.index):
-            break
+    for scores, rows, is_last in store.index.search_staged(vector, fetched, stage_s):
+        if is_last:
+            rows = _with_all_ties(store, vector, k, scores, rows, fetched)
+        yield _scored(store, vector, rows), is_last
+
+
+def _with_all_ties(store: _Store, vector: Vectors, k: int, scores: Scores, rows: Rows, fetched: int) -> Rows:
+    """Fetch more until ``k`` distinct texts are clear of what was not fetched."""
+    while len(rows) == fetched and fetched < len(store.index):
         # what was not fetched scores at most scores[-1], give or take rounding
         clear = rows[scores > scores[-1] + _SCORE_NOISE]
         candidates = (store.passages[row] for row in clear.tolist())
         if len({(passage.doc_id, passage.content_hash) for passage in candidates}) >= k:
             break
         fetched = min(4 * fetched, len(store.index))
+        scores, rows = store.index.search(vector, fetched)
+    return rows
+
+
+def _scored(store: _Store, vector: Vectors, rows: Rows) -> list[ScoredPassage]:
     # row by row: a matrix product may round equal rows differently
     exact = (store.index.vectors(rows).astype(np.float64) * vector).sum(axis=1).clip(-1.0, 1.0)
     return [

@@ -1,9 +1,9 @@
 """Save a shard to a folder and load it again, so that a restart embeds nothing twice.
 
 A folder holds one shard's snapshot: ``manifest.json`` names a data folder beside it with the
-passages (JSON lines) and the vectors (float32, little endian), both store by store, and their
-checksums. The manifest is replaced atomically after all else is on the disk, so at every moment
-there is the old snapshot or the new one.
+passages (JSON lines) and the vectors (float32, little endian), both store by store, what it took
+long to compute of their indexes (NumPy archives), and the checksums of all. The manifest is replaced
+atomically after all else is on the disk, so at every moment there is the old snapshot or the new one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from mygo.config import RetrievalConfig
+from mygo.config_retrieval import RetrievalConfig
 from mygo.errors import OutOfSpace, Unavailable
+from mygo.retrieval.index import Structure
 from mygo.retrieval.shard import Shard, StoreContents
 from mygo.types import Passage
 
@@ -65,7 +66,7 @@ def save(shard: Shard, position: int, fingerprint: str, folder: Path) -> None:
             "position": position,
             "data": data.name,
             "stores": stores,
-            "sha256": {name: _sha256(data / name) for name in (_PASSAGES, _VECTORS)},
+            "sha256": {path.name: _sha256(path) for path in sorted(data.iterdir())},
         }
         unpublished = data / _MANIFEST
         with unpublished.open("w", encoding="utf-8") as file:
@@ -74,6 +75,7 @@ def save(shard: Shard, position: int, fingerprint: str, folder: Path) -> None:
             os.fsync(file.fileno())
         _sync_folder(data)
         unpublished.replace(folder / _MANIFEST)
+        published, data = data, None  # from here on the manifest needs it
         _sync_folder(folder)
     except OSError as error:
         if data is not None:
@@ -84,25 +86,25 @@ def save(shard: Shard, position: int, fingerprint: str, folder: Path) -> None:
             "still stands, and a restart replays the journal from there: free space or mend the folder"
         ) from error
     for stale in folder.glob(f"{_DATA_PREFIX}*"):
-        if stale != data:
+        if stale != published:
             shutil.rmtree(stale, ignore_errors=True)
 
 
 def load(
-    folder: Path, dimensions: int, index: int, retrieval: RetrievalConfig, fingerprint: str
+    folder: Path,
+    dimensions: int,
+    index: int,
+    retrieval: RetrievalConfig,
+    fingerprint: str,
+    scratch: Path | None = None,
 ) -> tuple[Shard, int] | None:
     """The shard and the journal position that it reflects; None if there is no such snapshot.
 
     None is never an error: the log names the ``Outcome`` and the reason, and the caller starts with
-    an empty shard at position 0. Large stores train their index here.
+    an empty shard at position 0. A store whose structure was made with other settings is searched exactly
+    until ``Shard.rebuild_outgrown`` has built its index. ``scratch``: ``Shard``'s ``folder``.
     """
-    shard = Shard(
-        dimensions,
-        index=index,
-        shards=retrieval.shards,
-        ivf_from_vectors=retrieval.ivf_from_vectors,
-        ivf_probes=retrieval.ivf_probes,
-    )
+    shard = Shard(dimensions, index=index, config=retrieval, folder=scratch)
     try:
         body = _read_manifest(folder / _MANIFEST, _identity(dimensions, index, retrieval.shards, fingerprint))
         data = folder / body["data"]
@@ -167,7 +169,8 @@ def _read_manifest(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_data(shard: Shard, data: Path) -> list[dict[str, Any]]:
-    """Write both files and sync them; [{store_id, passages (their number)}] in the order of the files."""
+    """Write all files and sync them; [{store_id, passages (their number), structure (file name or None)}] in
+    the order of the files."""
     stores: list[dict[str, Any]] = []
     with (
         shard.frozen() as all_contents,
@@ -178,11 +181,29 @@ def _write_data(shard: Shard, data: Path) -> list[dict[str, Any]]:
             # JSON's escapes keep each passage on one line
             passages.writelines(f"{json.dumps(asdict(passage))}\n" for passage in contents.passages)
             vectors.write(contents.vectors.astype("<f4", copy=False).tobytes())
-            stores.append({"store_id": contents.store_id, "passages": len(contents.passages)})
+            structure = None
+            if contents.structure is not None:
+                structure = f"structure-{len(stores)}.npz"
+                _write_structure(data / structure, contents.structure)
+            stores.append(
+                {
+                    "store_id": contents.store_id,
+                    "passages": len(contents.passages),
+                    "structure": structure,
+                }
+            )
         for file in (passages, vectors):
             file.flush()
             os.fsync(file.fileno())
     return stores
+
+
+def _write_structure(path: Path, structure: Structure) -> None:
+    arrays: dict[str, Any] = dict(structure)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read_data(data: Path, stores: list[dict[str, Any]], dimensions: int) -> Iterator[StoreContents]:
@@ -193,7 +214,15 @@ def _read_data(data: Path, stores: list[dict[str, Any]], dimensions: int) -> Ite
                 store["store_id"],
                 [Passage(**json.loads(line)) for line in islice(passages, count)],
                 np.fromfile(vectors, "<f4", count * dimensions).astype(np.float32).reshape(count, dimensions),
+                _read_structure(data, store.get("structure")),
             )
+
+
+def _read_structure(data: Path, name: str | None) -> Structure | None:
+    if name is None:
+        return None
+    with np.load(data / name, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _body_sha256(body: dict[str, Any]) -> str:

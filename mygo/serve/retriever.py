@@ -21,6 +21,7 @@ from mygo.config import Config
 from mygo.corpus import Delete
 from mygo.errors import Unavailable
 from mygo.retrieval import Embedder, Replayer, SearchResult, Shard, merge, snapshot
+from mygo.retrieval.stored import scratch_folder
 from mygo.serve.calls import reply
 from mygo.types import ScoredPassage, StoreId
 
@@ -31,6 +32,7 @@ READ_LIMIT = 16
 """Documents per batch: a deletion behind them waits until they are embedded."""
 HEARTBEAT_S = 1.0
 READ_WAIT_S = 2.0
+REBUILD_PAUSE_S = 60.0
 
 
 class EmbedderServer:
@@ -91,23 +93,21 @@ class ShardServer:
         self._librarian = librarian
         self._embedder = embedder
         self._folder = config.cluster.data_dir / "shards" / f"{index}-of-{config.retrieval.shards}"
+        scratch = scratch_folder(self._folder / "scratch")
         dimensions, self._fingerprint = await embedder.describe.remote()
         self._thread = ThreadPoolExecutor(max_workers=2, thread_name_prefix="shard")
+        self._rebuilds = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rebuild")
+        self._changed = asyncio.Event()
+        self._changed.set()
         restored = await self._in_thread(
-            snapshot.load, self._folder, dimensions, index, config.retrieval, self._fingerprint
+            snapshot.load, self._folder, dimensions, index, config.retrieval, self._fingerprint, scratch
         )
         if restored and restored[1] > (await librarian.status.remote())["position"]:
             logger.warning("shard %d: its snapshot is ahead of the journal, so of another one", index)
             restored = None
         self._shard: Shard
         self._shard, position = restored or (
-            Shard(
-                dimensions,
-                index=index,
-                shards=config.retrieval.shards,
-                ivf_from_vectors=config.retrieval.ivf_from_vectors,
-                ivf_probes=config.retrieval.ivf_probes,
-            ),
+            Shard(dimensions, index=index, config=config.retrieval, folder=scratch),
             0,
         )
         self._replayer = Replayer(self._shard, position, delete_type=Delete)
@@ -115,6 +115,7 @@ class ShardServer:
         self._background = [
             asyncio.create_task(self._follow()),
             asyncio.create_task(self._tell_how_far()),
+            asyncio.create_task(self._rebuild()),
         ]
 
     async def search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int) -> list[ScoredPassage]:
@@ -146,6 +147,21 @@ class ShardServer:
                 logger.warning("shard %d cannot reach the librarian: %s", self._index, error)
             await asyncio.sleep(HEARTBEAT_S)
 
+    async def _rebuild(self) -> None:
+        """Build outgrown indexes anew while searches and updates go on."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                while await loop.run_in_executor(self._rebuilds, self._shard.rebuild_outgrown):
+                    logger.info("rebuilt an index of %r", self._shard)
+            except Exception as error:
+                # say, no room for its files: searches go on in the old one
+                logger.warning("shard %d cannot rebuild an index, trying again: %r", self._index, error)
+                await asyncio.sleep(REBUILD_PAUSE_S)
+                self._changed.set()
+
     async def _catch_up(self) -> None:
         entries = await self._librarian.read.remote(self._replayer.position, READ_LIMIT, READ_WAIT_S)
         if not entries:
@@ -153,6 +169,7 @@ class ShardServer:
         texts = self._replayer.texts_to_embed(entries)
         vectors = await self._embedder.embed.remote(texts) if texts else None
         await self._in_thread(self._replayer.apply, entries, vectors)
+        self._changed.set()
         await self._librarian.applied.remote(self._index, self._replayer.position)
         if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
             await self._in_thread(

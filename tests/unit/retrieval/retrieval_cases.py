@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import faiss
 import numpy as np
 
+from mygo.config_retrieval import RetrievalConfig
 from mygo.retrieval.index import Vectors
 from mygo.types import ContentHash, DocId, Passage, ScoredPassage, StoreId
 
 DIMENSIONS = 8
 
 faiss.omp_set_num_threads(1)  # on shared cores, waiting threads spin for longer than they work
+
+
+EXACT_ONLY = 10**9
+
+
+def shard_config(shards: int = 1, **settings: Any) -> RetrievalConfig:
+    """Exact search unless ``approximate_from_vectors`` says otherwise, and then of all lists."""
+    defaults = {"approximate_from_vectors": EXACT_ONLY, "ivf_probes": 10**6}
+    return RetrievalConfig(shards=shards, **{**defaults, **settings})
 
 
 def sha(text: str) -> ContentHash:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from retrieval_cases import DIMENSIONS, embed, passages
+from retrieval_cases import DIMENSIONS, embed, passages, shard_config
 
 from mygo.retrieval import Applied, Entry, Replayer, Shard
 from mygo.types import DocId, Passage, StoreId
@@ -39,7 +39,7 @@ def delete(position: int, doc: str) -> Delete:
 
 
 def make_shard(index: int = 0, shards: int = 1) -> Shard:
-    return Shard(DIMENSIONS, index=index, shards=shards, ivf_from_vectors=10**9, ivf_probes=1)
+    return Shard(DIMENSIONS, index=index, config=shard_config(shards))
 
 
 def step(replayer: Replayer, entries: list[Entry]) -> Applied:

@@ -2,25 +2,26 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from retrieval_cases import DIMENSIONS, embed, naive_search, passages
+from retrieval_cases import DIMENSIONS, EXACT_ONLY, embed, naive_search, passages, shard_config
 
 from mygo.retrieval import Shard, owner
-from mygo.retrieval.index import IndexKind
+from mygo.retrieval.index import IndexKind, VectorIndex, Vectors
+from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.shard import StoreContents
 from mygo.types import DocId, Passage, StoreId
 
 A, B = StoreId("vs_a"), StoreId("vs_b")
-EXACT_ONLY = 10**9
 
 
-def make_shard(*, ivf_from_vectors: int = EXACT_ONLY, ivf_probes: int = 10**6) -> Shard:
-    return Shard(DIMENSIONS, index=0, shards=1, ivf_from_vectors=ivf_from_vectors, ivf_probes=ivf_probes)
+def make_shard(**settings: Any) -> Shard:
+    return Shard(DIMENSIONS, index=0, config=shard_config(**settings))
 
 
 def put(shard: Shard, doc: str, *texts: str, store: StoreId = A) -> None:
@@ -40,10 +41,10 @@ class ShardAgainstNaive(RuleBasedStateMachine):
     # few texts, some with equal vectors: duplicates and ties are the rule here
     texts = st.lists(st.sampled_from([f"{n}|{m}" for n in range(6) for m in range(3)]), max_size=6)
 
-    @initialize(ivf_from_vectors=st.sampled_from([1, 4, 8, EXACT_ONLY]))
-    def start(self, ivf_from_vectors: int) -> None:
-        self.ivf_from_vectors = ivf_from_vectors
-        self.shard = make_shard(ivf_from_vectors=ivf_from_vectors)
+    @initialize(approximate_from_vectors=st.sampled_from([1, 4, 8, EXACT_ONLY]))
+    def start(self, approximate_from_vectors: int) -> None:
+        self.approximate_from_vectors = approximate_from_vectors
+        self.shard = make_shard(approximate_from_vectors=approximate_from_vectors)
         self.held: dict[tuple[StoreId, DocId], list[Passage]] = {}
 
     @rule(store=stores, doc=documents, texts=texts)
@@ -76,14 +77,16 @@ class ShardAgainstNaive(RuleBasedStateMachine):
         for content_hash, vector in known.items():
             assert np.array_equal(vector, embed([held[content_hash]])[0])
 
-    @invariant()
-    def is_ivf_when_large_only(self) -> None:
+    @rule()
+    def rebuild(self) -> None:
+        while self.shard.rebuild_outgrown():
+            pass
         for store in (A, B):
             vectors = self.shard.count(frozenset({store}))
-            if vectors >= self.ivf_from_vectors:
+            if vectors >= self.approximate_from_vectors:
                 assert self.shard.kind(store) is IndexKind.IVF
-            if 2 * vectors < self.ivf_from_vectors:
-                assert self.shard.kind(store) is IndexKind.EXACT
+            if 2 * vectors < self.approximate_from_vectors:
+                assert self.shard.kind(store) is IndexKind.FLAT
 
 
 ShardAgainstNaive.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
@@ -136,9 +139,10 @@ def test_search_sees_no_other_store_when_one_is_named() -> None:
 
 @pytest.mark.parametrize("vectors", [300, 3000])
 def test_ivf_recall_is_total_when_all_lists_are_probed(vectors: int) -> None:
-    shard = make_shard(ivf_from_vectors=100)
+    shard = make_shard(approximate_from_vectors=100)
     texts = [f"text {number}" for number in range(vectors)]
     shard.fill(StoreContents(A, passages("file", texts), embed(texts)))
+    assert shard.rebuild_outgrown()
     assert shard.kind(A) is IndexKind.IVF
     query = embed(["query"])[0]
     expected = np.argsort(-(embed(texts) @ query))[:20].tolist()
@@ -146,9 +150,10 @@ def test_ivf_recall_is_total_when_all_lists_are_probed(vectors: int) -> None:
 
 
 def test_ivf_search_misses_some_but_few_when_few_lists_are_probed() -> None:
-    shard = make_shard(ivf_from_vectors=100, ivf_probes=16)
+    shard = make_shard(approximate_from_vectors=100, ivf_probes=16)
     texts = [f"text {number}" for number in range(2000)]
     shard.fill(StoreContents(A, passages("file", texts), embed(texts)))
+    assert shard.rebuild_outgrown()
     everything = embed(texts)
     hits = 0
     for number in range(20):
@@ -159,12 +164,87 @@ def test_ivf_search_misses_some_but_few_when_few_lists_are_probed() -> None:
 
 
 def test_ivf_is_trained_again_when_it_has_doubled() -> None:
-    shard = make_shard(ivf_from_vectors=100)
+    shard = make_shard(approximate_from_vectors=100)
     trained_on = []
     for number in range(400):
         put(shard, f"file-{number}", f"text {number}")
+        shard.rebuild_outgrown()
         trained_on.append(repr(shard._stores[A].index).partition("trained_on=")[2])
-    assert list(dict.fromkeys(trained_on)) == ["0)", "100)", "200)", "400)"]
+    assert list(dict.fromkeys(trained_on)) == ["", "100)", "200)", "400)"]
+
+
+@pytest.mark.parametrize("index", ["ivf", "ivfpq", "hnsw"])
+def test_rebuilt_index_has_the_updates_that_came_while_it_was_built(
+    index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = make_shard(index=index, approximate_from_vectors=300, pq_bytes=8)
+    for number in range(40):
+        put(shard, f"old-{number:02}", *(f"old {number} {chunk}" for chunk in range(10)))
+    real_built = IndexBuilder.built
+
+    def built(builder: IndexBuilder, sample: Vectors, vectors: int) -> VectorIndex:
+        """As long as this runs, an index is being built: nothing waits for it."""
+        for number in range(10):
+            shard.delete(A, DocId(f"old-{number:02}"))
+            put(shard, f"old-{number + 10:02}", f"changed {number}")
+            put(shard, f"new-{number:02}", f"new {number}")
+        assert found(shard, "changed 3", 1) == [("old-13", 0)]
+        return real_built(builder, sample, vectors)
+
+    monkeypatch.setattr(IndexBuilder, "built", built)
+    monkeypatch.setattr("mygo.retrieval.shard._COPIED_AT_ONCE", 16)
+    monkeypatch.setattr("mygo.retrieval.shard._COPIED_LAST", 5)
+    assert shard.rebuild_outgrown()
+    assert shard.kind(A) == index
+    assert len(shard) == 200 + 20
+    for number in range(10):
+        assert found(shard, f"changed {number}", 1) == [(f"old-{number + 10:02}", 0)]
+        assert found(shard, f"new {number}", 1) == [(f"new-{number:02}", 0)]
+        assert found(shard, f"old {number} 3", 1) != [(f"old-{number:02}", 3)]
+    assert found(shard, "old 25 3", 1) == [("old-25", 3)]
+
+
+def test_rebuild_is_given_up_when_its_store_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = make_shard(approximate_from_vectors=10)
+    put(shard, "old", *(f"text {number}" for number in range(20)))
+    real_built = IndexBuilder.built
+
+    def built(builder: IndexBuilder, sample: Vectors, vectors: int) -> VectorIndex:
+        shard.drop_store(A)
+        put(shard, "new", "text 3")
+        return real_built(builder, sample, vectors)
+
+    monkeypatch.setattr(IndexBuilder, "built", built)
+    assert shard.rebuild_outgrown()
+    assert found(shard, "text 3", 5) == [("new", 0)]
+    assert not shard.rebuild_outgrown()
+
+
+def test_last_stage_is_the_search_in_one_go_when_stores_differ_in_size_and_kind() -> None:
+    shard = make_shard(approximate_from_vectors=100, ivf_probes=20)
+    put(shard, "large", *(f"{number % 50}|{number}" for number in range(2000)))
+    put(shard, "small", *(f"{number % 5}|{number}" for number in range(60)), store=B)
+    assert shard.rebuild_outgrown()
+    for number in range(40):
+        query = embed([f"query {number}"])[0]
+        for stores in ({A}, {B}, {A, B}):
+            once = shard.search(stores, query, 7)
+            *earlier, last = shard.search_staged(stores, query, 7, stage_s=0.0)
+            assert list(last.passages) == once
+            assert last.is_final and not any(stage.is_final for stage in earlier)
+            assert (len(earlier) > 0) == (A in stores)
+    assert [stage.is_final for stage in shard.search_staged({StoreId("vs_x")}, query, 7, 0.0)] == [True]
+
+
+def test_update_goes_on_when_a_staged_search_is_given_up() -> None:
+    shard = make_shard(approximate_from_vectors=100)
+    put(shard, "large", *(f"text {number}" for number in range(200)))
+    shard.rebuild_outgrown()
+    search = shard.search_staged({A}, embed(["query"])[0], 5, stage_s=0.0)
+    assert not next(search).is_final
+    search.close()
+    put(shard, "later", "query")
+    assert found(shard, "query", 1) == [("later", 0)]
 
 
 def test_owner_is_stable_and_spreads_documents() -> None:
@@ -178,14 +258,14 @@ def test_owner_is_stable_and_spreads_documents() -> None:
 
 def test_upsert_refuses_a_document_when_it_belongs_to_another_shard() -> None:
     doc = DocId("file-1")
-    shard = Shard(DIMENSIONS, index=1 - owner(A, doc, 2), shards=2, ivf_from_vectors=EXACT_ONLY, ivf_probes=1)
+    shard = Shard(DIMENSIONS, index=1 - owner(A, doc, 2), config=shard_config(2))
     with pytest.raises(AssertionError, match="file-1"):
         shard.upsert(A, doc, passages(doc, ["text"]), embed(["text"]))
 
 
 def test_searches_see_whole_documents_when_updates_and_training_run_beside_them() -> None:
     """Each document has five chunks of one version; versions alternate while four threads search."""
-    shard = make_shard(ivf_from_vectors=40)
+    shard = make_shard(approximate_from_vectors=40)
     stop = threading.Event()
     problems: list[str] = []
 
@@ -204,7 +284,12 @@ def test_searches_see_whole_documents_when_updates_and_training_run_beside_them(
                 f"{doc}: {texts}" for doc, texts in by_doc.items() if len(texts) != 5 or len(set(texts)) != 1
             )
 
+    def rebuild_until_stopped() -> None:
+        while not stop.is_set():
+            shard.rebuild_outgrown()
+
     threads = [threading.Thread(target=search_until_stopped) for _ in range(4)]
+    threads.append(threading.Thread(target=rebuild_until_stopped))
     switch_interval_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # threads take turns everywhere, not only inside FAISS
     for thread in threads:

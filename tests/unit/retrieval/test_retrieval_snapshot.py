@@ -4,28 +4,33 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from retrieval_cases import DIMENSIONS, embed, passages
+from retrieval_cases import DIMENSIONS, embed, passages, shard_config
 
 from mygo.config import RetrievalConfig
 from mygo.errors import OutOfSpace
 from mygo.retrieval import Shard, snapshot
+from mygo.retrieval.kinds import IndexBuilder
 from mygo.types import DocId, DomainTag, Passage, StoreId
 
 A, B = StoreId("vs_a"), StoreId("vs_b")
-CONFIG = RetrievalConfig(shards=1, ivf_from_vectors=50, ivf_probes=1000)
+CONFIG = RetrievalConfig(shards=1, approximate_from_vectors=50, ivf_probes=1000)
 PRINT = "fingerprint"
 
 
 def filled_shard(documents: int = 20) -> Shard:
-    shard = Shard(DIMENSIONS, index=0, shards=1, ivf_from_vectors=50, ivf_probes=1000)
+    shard = Shard(DIMENSIONS, index=0, config=CONFIG)
     for number in range(documents):
         doc = DocId(f"file-{number}")
         texts = [f'{number} {chunk} \u2028\n"line" ü' for chunk in range(5)]
         shard.upsert(A, doc, passages(doc, texts, A), embed(texts))
         shard.upsert(B, doc, passages(doc, texts[:1], B), embed(texts[:1]))
+    while shard.rebuild_outgrown():
+        pass
     return shard
 
 
@@ -64,7 +69,7 @@ def test_load_gives_the_same_answers_when_saved_before(tmp_path: Path) -> None:
 
 
 def test_load_keeps_every_field_of_a_passage(tmp_path: Path) -> None:
-    shard = Shard(DIMENSIONS, index=0, shards=1, ivf_from_vectors=50, ivf_probes=1)
+    shard = Shard(DIMENSIONS, index=0, config=CONFIG)
     original = Passage(
         DocId("d"), 4, "text", passages("d", ["text"])[0].content_hash, A, "näme.pdf", DomainTag("acme")
     )
@@ -122,7 +127,7 @@ def test_load_says_damaged_when_any_file_is_cut_changed_or_gone(
     saved: Path, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = [path.relative_to(saved) for path in saved.rglob("*") if path.is_file()]
-    assert len(files) == 3
+    assert len(files) == 4
     for file in files:
         for name, damage in {
             "cut": lambda data: data[: len(data) // 2],
@@ -154,7 +159,7 @@ def test_load_gives_the_old_snapshot_when_saving_was_cut_off(
 ) -> None:
     """Scenario: the disk fills up, or the process is killed, at any of the steps to the disk."""
     real_fsync = os.fsync
-    for failing_call in range(4):
+    for failing_call in range(5):
         calls = 0
 
         def fsync(descriptor: int, *, failing_call: int = failing_call) -> None:
@@ -166,9 +171,85 @@ def test_load_gives_the_old_snapshot_when_saving_was_cut_off(
 
         monkeypatch.setattr(os, "fsync", fsync)
         with pytest.raises(OutOfSpace, match="the earlier one"):
-            snapshot.save(filled_shard(3), 99, PRINT, saved)
+            snapshot.save(filled_shard(12), 99, PRINT, saved)
         monkeypatch.undo()
         restored = load(saved)
         assert restored is not None
         assert (len(restored[0]), restored[1]) == (120, 77)
         assert len(list(saved.iterdir())) == 2
+
+
+@pytest.mark.parametrize("index", ["ivf", "ivfpq", "hnsw"])
+def test_load_trains_nothing_when_the_structure_was_saved(
+    index: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = shard_config(index=index, approximate_from_vectors=300, pq_bytes=4, rerank_factor=4)
+    shard = Shard(DIMENSIONS, index=0, config=config)
+    texts = [f"text {number}" for number in range(500)]
+    for start in range(0, 500, 10):
+        doc = DocId(f"file-{start}")
+        shard.upsert(A, doc, passages(doc, texts[start : start + 10]), embed(texts[start : start + 10]))
+    assert shard.rebuild_outgrown()
+    shard.delete(A, DocId("file-100"))
+    snapshot.save(shard, 5, PRINT, tmp_path)
+    monkeypatch.setattr(IndexBuilder, "built", None)
+    restored = load(tmp_path, config)
+    assert restored is not None
+    assert restored[0].kind(A) == index
+    assert not restored[0].rebuild_outgrown()
+    assert answers(restored[0]) == answers(shard)
+    monkeypatch.undo()
+    # with other settings it is searched exactly until it is built anew
+    other = load(tmp_path, config.model_copy(update={"ivf_lists": 7, "hnsw_links": 5}))
+    assert other is not None
+    assert other[0].kind(A) == "flat"
+    assert other[0].rebuild_outgrown()
+    assert other[0].kind(A) == index
+
+
+REBUILD = """
+import sys
+from pathlib import Path
+from mygo.config_retrieval import RetrievalConfig
+from mygo.retrieval import snapshot
+from mygo.retrieval.index import VectorIndex
+from mygo.retrieval.ivf import IvfIndex
+
+add = IvfIndex.add
+def add_slowly(self, rows, vectors):
+    add(self, rows, vectors)
+    print("building", flush=True)
+    sys.stdin.readline()  # until killed
+IvfIndex.add = add_slowly
+folder = Path(sys.argv[1])
+settings = {"approximate_from_vectors": 300, "ivf_probes": 1000, "pq_bytes": 4}
+config = RetrievalConfig(shards=1, index=sys.argv[2], **settings)
+shard, _ = snapshot.load(folder, 8, 0, config, "fingerprint", folder)
+assert shard.rebuild_outgrown()
+"""
+
+
+@pytest.mark.parametrize("index", ["ivf", "ivfpq"])
+def test_snapshot_stands_when_the_process_is_killed_while_it_builds_an_index(
+    index: str, tmp_path: Path
+) -> None:
+    exact = Shard(DIMENSIONS, index=0, config=shard_config())
+    texts = [f"text {number}" for number in range(400)]
+    exact.upsert(A, DocId("file"), passages("file", texts), embed(texts))
+    snapshot.save(exact, 9, PRINT, tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", REBUILD, str(tmp_path), index],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "building\n"
+        process.kill()
+    config = shard_config(index=index, approximate_from_vectors=300, pq_bytes=4)
+    restored = load(tmp_path, config)
+    assert restored is not None
+    assert (restored[1], len(restored[0])) == (9, 400)
+    assert answers(restored[0]) == answers(exact)
+    assert restored[0].rebuild_outgrown()
+    assert restored[0].kind(A) == index

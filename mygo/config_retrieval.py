@@ -1,0 +1,57 @@
+"""The section `retrieval` of the settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mygo.config_section import Section
+
+
+class RetrievalConfig(Section):
+    shards: int = Field(default=2, ge=1)
+    """Parts of the index, each in a process of its own."""
+    top_k: int = Field(default=8, ge=1)
+    """Passages per question unless the request says otherwise."""
+    max_top_k: int = Field(default=50, ge=1)
+    """Most passages that a request may ask for."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """A shard that answers later than this is left out, and the response says so."""
+    index: Literal["flat", "ivf", "ivfpq", "hnsw"] = "ivf"
+    """How large stores are searched. `flat`: exactly. `ivf`: only the lists nearest to the question.
+    `ivfpq`: the same over compressed vectors, about 0.2 KB of memory each, the best then compared by the
+    whole vectors, which lie on disk. `hnsw`: a graph, the fastest, with all in memory; slow to build."""
+    approximate_from_vectors: int = Field(default=50_000, ge=1)
+    """Below, every store is searched exactly; from here on as `index` says (vectors of one store in one
+    shard). Indexes are trained and built in the background, anew when a store has doubled."""
+    ivf_lists: int = Field(default=0, ge=0)
+    """`ivf` and `ivfpq`: lists that vectors are sorted into; 0 for 4 x the square root of their number."""
+    ivf_probes: int = Field(default=32, ge=1)
+    """`ivf` and `ivfpq`: lists that a query looks into: more is slower and finds more."""
+    ivf_on_disk: bool = False
+    """`ivf`: keep the lists in a memory-mapped file in `data_dir`, for vectors that outgrow memory."""
+    pq_bytes: int = Field(default=64, ge=1)
+    """`ivfpq`: bytes that a vector is compressed to; must divide the embedder's dimensions."""
+    rerank_factor: int = Field(default=8, ge=1)
+    """`ivfpq`: compressed candidates per result that are compared by their whole vectors."""
+    hnsw_links: int = Field(default=32, ge=4)
+    """`hnsw`: links of a vector: more is larger, slower to build and finds more."""
+    hnsw_ef_search: int = Field(default=64, ge=1)
+    """`hnsw`: candidates that a search keeps: more is slower and finds more."""
+    snapshot_every: int = Field(default=2_000, ge=1)
+    """Journal entries between index snapshots."""
+
+    @model_validator(mode="after")
+    def _codes_can_be_trained(self) -> RetrievalConfig:
+        if self.index == "ivfpq" and self.approximate_from_vectors < 256:
+            raise ValueError(
+                f"approximate_from_vectors: ivfpq is trained on at least 256 vectors, not on "
+                f"{self.approximate_from_vectors}"
+            )
+        if self.ivf_on_disk and self.index != "ivf":
+            raise ValueError(
+                "ivf_on_disk: only the lists of `index: ivf` can lie on disk; "
+                "ivfpq keeps its whole vectors there anyway"
+            )
+        return self

@@ -1,0 +1,167 @@
+"""Inverted lists (IVF): only the lists nearest to the question are compared; as they are, or as PQ codes."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from mygo.retrieval.index import IndexKind, Partial, Rows, Scores, Structure, Vectors, best
+from mygo.retrieval.stages import stage_ends
+from mygo.retrieval.stored import StoredVectors
+
+_FIRST_S_PER_VECTOR = 1e-7
+"""Of comparing one vector, until it was measured."""
+_NO_LIST = -1
+"""FAISS passes it by."""
+_MEASURED_WEIGHT = 0.1
+"""Of the latest measurement."""
+
+
+@dataclass(frozen=True, slots=True)
+class IvfSettings:
+    probes: int
+    """Lists that a query looks into."""
+    outgrown_below: int
+    """Vectors below which an exact search is due."""
+    rerank_factor: int = 1
+    """For codes: candidates per result whose true scores are computed."""
+    on_disk: bool = False
+    """Keep the lists in a memory-mapped file."""
+    folder: Path | None = None
+    """Where files are made; None for the system's temporary folder."""
+
+
+class IvfIndex:
+    """A trained IVF index, of whole vectors or, if ``trained`` is an IndexIVFPQ, of codes.
+
+    Codes are searched for ``rerank_factor`` times as many as are asked for, of which the true scores are
+    then computed from vectors in a memory-mapped file.
+    """
+
+    def __init__(self, trained: Any, settings: IvfSettings, *, trained_on: int) -> None:
+        """``trained``: an IndexIVFFlat or IndexIVFPQ that holds nothing yet. ``trained_on``: vectors of
+        the store when it was trained: with twice as many, it should be trained again."""
+        self._trained = faiss.serialize_index(trained)
+        self._faiss: Any = trained
+        self._settings = settings
+        self._trained_on = trained_on
+        self._added = 0
+        self._lists = min(settings.probes, trained.nlist)
+        self._s_per_vector = _FIRST_S_PER_VECTOR
+        is_coded = isinstance(trained, faiss.IndexIVFPQ)
+        self.kind = IndexKind.IVFPQ if is_coded else IndexKind.IVF
+        self._stored = StoredVectors(trained.d, settings.folder) if is_coded else None
+        if settings.on_disk and not is_coded:
+            self._keep_lists_on_disk()
+        # row id -> place in its list, so that removals and reconstruction need no scan
+        trained.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
+        trained.nprobe = self._lists
+
+    def __len__(self) -> int:
+        return int(self._faiss.ntotal)
+
+    def __repr__(self) -> str:
+        return f"IvfIndex({self.kind}, vectors={len(self)}, trained_on={self._trained_on})"
+
+    def add(self, rows: Rows, vectors: Vectors) -> None:
+        self._add(rows, vectors, lists=None)
+
+    def add_to_lists(self, rows: Rows, vectors: Vectors, lists: Rows) -> None:
+        """As ``add``, to lists [n] that are known from before, which saves finding them."""
+        self._add(rows, vectors, lists=np.ascontiguousarray(lists, np.int64))
+
+    def _add(self, rows: Rows, vectors: Vectors, *, lists: Rows | None) -> None:
+        if lists is None:
+            self._faiss.add_with_ids(vectors, rows)
+        else:
+            pointers = (faiss.swig_ptr(array) for array in (vectors, rows, lists))
+            self._faiss.add_core(len(rows), *pointers)
+        if self._stored is not None:
+            self._stored.append(rows, vectors)
+        self._added += len(rows)
+
+    def remove(self, rows: Rows) -> None:
+        removed = self._faiss.remove_ids(rows)
+        assert removed == len(rows), f"{len(rows) - removed} of {len(rows)} rows were not in {self!r}"
+
+    def vectors(self, rows: Rows) -> Vectors:
+        if len(rows) == 0:
+            return np.empty((0, self._faiss.d), np.float32)
+        if self._stored is not None:
+            return self._stored[rows]
+        return np.asarray(self._faiss.reconstruct_batch(rows), np.float32)
+
+    def search(self, vector: Vectors, k: int) -> tuple[Scores, Rows]:
+        scores, rows = self._faiss.search(vector[np.newaxis, :], self._candidates(k))
+        return self._ranked(vector, scores[0], rows[0], k)
+
+    def search_staged(self, vector: Vectors, k: int, stage_s: float) -> Iterator[Partial]:
+        """Finds the nearest lists once, then searches them in groups, nearest first (as RAGCache does)."""
+        nearness, lists = self._faiss.quantizer.search(vector[np.newaxis, :], self._lists)
+        sizes = [self._faiss.invlists.list_size(number) for number in lists[0].tolist()]
+        ends = stage_ends(sizes, self._s_per_vector, stage_s)
+        candidates = self._candidates(k)
+        scores, rows = np.empty(0, np.float32), np.empty(0, np.int64)
+        for start, end in zip([0, *ends], ends, strict=False):
+            began_s = time.perf_counter()
+            stage_lists = np.full_like(lists, _NO_LIST)
+            stage_lists[:, start:end] = lists[:, start:end]
+            stage_scores, stage_rows = self._faiss.search_preassigned(
+                vector[np.newaxis, :], candidates, stage_lists, nearness
+            )
+            self._measured(time.perf_counter() - began_s, sum(sizes[start:end]))
+            scores, rows = best(
+                np.concatenate([scores, stage_scores[0]]), np.concatenate([rows, stage_rows[0]]), candidates
+            )
+            yield Partial(*self._ranked(vector, scores, rows, k), is_last=end == ends[-1])
+
+    @property
+    def outgrown(self) -> bool:
+        """Once as many vectors were added as it was trained on (it has doubled, or its contents were
+        replaced), or when it has shrunk to half the size from which it is worth it."""
+        return self._added >= 2 * self._trained_on or 2 * len(self) < self._settings.outgrown_below
+
+    def structure(self) -> Structure | None:
+        rows, lists = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+        inverted = self._faiss.invlists
+        for number in range(self._faiss.nlist):
+            if size := inverted.list_size(number):
+                ids = inverted.get_ids(number)
+                rows.append(faiss.rev_swig_ptr(ids, size).copy())
+                inverted.release_ids(number, ids)
+                lists.append(np.full(size, number, np.int32))
+        order = np.argsort(np.concatenate(rows))
+        return {
+            "trained": self._trained,
+            "lists": np.concatenate(lists)[order],
+            "trained_on": np.array([self._trained_on]),
+        }
+
+    def _candidates(self, k: int) -> int:
+        return k if self._stored is None else k * self._settings.rerank_factor
+
+    def _ranked(self, vector: Vectors, scores: Scores, rows: Rows, k: int) -> tuple[Scores, Rows]:
+        if self._stored is None:
+            return best(scores, rows, k)
+        rows = rows[rows >= 0]
+        return best(self._stored[rows] @ vector, rows, k)
+
+    def _measured(self, took_s: float, vectors: int) -> None:
+        if vectors:
+            self._s_per_vector += _MEASURED_WEIGHT * (took_s / vectors - self._s_per_vector)
+
+    def _keep_lists_on_disk(self) -> None:
+        folder = tempfile.mkdtemp(prefix="lists-", dir=self._settings.folder)
+        lists = faiss.OnDiskInvertedLists(self._faiss.nlist, self._faiss.code_size, f"{folder}/lists")
+        self._faiss.replace_invlists(lists, False)
+        self._on_disk = lists  # FAISS does not own it
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
