@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 
 from mygo.tree.exits import Exits, Holding, Mirrors, Standing
 from mygo.tree.knowledge import KnowledgeTree
 from mygo.tree.node import Block, Node, Place
 from mygo.tree.policies.base import Policy
 from mygo.types import Tier
-
-_FASTER: dict[Tier, tuple[Tier, ...]] = {
-    Tier.DEVICE: (),
-    Tier.HOST: (Tier.DEVICE,),
-    Tier.DISK: (Tier.DEVICE, Tier.HOST),
-}
-
 
 _Taken = tuple[Node, list[Block], int]  # blocks of a node, and their tokens
 
@@ -54,8 +47,9 @@ class Shelf:
         self.held_tokens = 0
         """Of all blocks that the tree knows."""
         self._mirrors = mirrors
+        self._keeps_mirrors = False
         self._on_evict = on_evict
-        self._faster = _FASTER[tier]
+        self._faster = tuple(takewhile(lambda each: each is not tier, Tier))
         self._reach = (tier, *self._faster)
         self._users: dict[Block, int] = {}
         self._strangers: OrderedDict[Block, None] = OrderedDict()
@@ -176,6 +170,12 @@ class Shelf:
         self._put_back(gone)
         return [*strangers, *(block for _, taken, _ in gone for block in taken)]
 
+    def keep_mirrors(self) -> None:
+        """From now on no copy leaves of what a faster tier holds: that tier is about to end."""
+        self._keeps_mirrors = True
+        for node in self._holdings:
+            self._settle(node)
+
     # --- what the tree tells (mygo.tree.node.Holder) ------------------------------------------------
 
     def added(self, node: Node, blocks: Iterable[Block]) -> None:
@@ -234,7 +234,8 @@ class Shelf:
         """Find out whether the node may leave, and why."""
         holding, mirrors = self._holdings[node], self._mirrors
         mirrored = mirrors is not None and node.holds_all(mirrors.tier)
-        stays = holding.children and not (mirrored and mirrors is not None and mirrors.come_back)
+        may_cut = mirrored and mirrors is not None and mirrors.come_back
+        stays = (holding.children and not may_cut) or (mirrored and self._keeps_mirrors)
         if not holding.blocks or stays or self._users[node.blocks[holding.last - node.first_block]]:
             standing = Standing.STAYS
         elif holding.lost or holding.last - node.first_block + 1 != holding.blocks:

@@ -159,17 +159,47 @@ def test_disk_outlives_the_engine_and_answers_stay_exact(
 ) -> None:
     tiers = TierSettings(host_bytes=HOST_BYTES, disk_path=str(tmp_path), disk_bytes=2**26, load_gate=False)
     first = make(tiers)
+    first.find_disk(beside=asks[-1])
     some = asks[:12]
     for ask in some:
         first.one(ask)
-    first.settle()
+        first.settle()  # a drive that falls behind by half of host memory drops writes
     first.close()
     second = make(tiers)
     second.find_disk(beside=asks[-1])
     for ask in some:
         answer = second.one(ask)
         assert answer.ids == plain[ask]
-        assert answer.cached_tokens == (len(ask.ids) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
+        assert answer.cached_tokens == _usable_tokens(ask)
+
+
+def test_disk_has_what_host_memory_held_when_the_engine_ends(
+    make: MakeEngine, asks: list[Ask], plain: dict[Ask, tuple[int, ...]], tmp_path: Path
+) -> None:
+    tiers = TierSettings(
+        host_bytes=HOST_BYTES, disk_path=str(tmp_path), disk_bytes=2 * HOST_BYTES, load_gate=False
+    )
+    first = make(tiers)
+    first.find_disk(beside=asks[-1])
+    for ask in asks[:40]:  # more than both hold: the disk gives up copies of what host memory has
+        first.one(ask)
+        first.settle()
+    offload = first.tiers._offload
+    held = offload._host.idle()
+    lacking = [key for key in held if not offload._disk.store.holds(key)]
+    assert lacking
+    first.close()
+    second = make(tiers)
+    second.find_disk(beside=asks[-1])
+    store = second.tiers._offload._disk.store
+    assert sum(map(store.holds, held)) > 0.9 * len(held), "parts of documents may have had to go"
+    assert sum(map(store.holds, lacking)) > 0.9 * len(lacking)
+    for ask in asks[:40]:
+        assert second.one(ask).ids == plain[ask]
+
+
+def _usable_tokens(ask: Ask) -> int:
+    return (len(ask.ids) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
 
 
 @pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "forbid"])

@@ -133,6 +133,13 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         chunks = (key for block in self._shelf.leaving(blocks) for key in self._keys[block])
         return [key for key in chunks if key not in self._doomed]
 
+    def idle(self) -> list[OffloadKey]:
+        """All chunks that nobody reads or writes, the most valuable first: the last to leave."""
+        leaving = self.leaving(len(self._keys))
+        soon = set(leaving)
+        kept = [key for key, chunk in self._chunks.items() if key not in soon and key not in self._doomed]
+        return [*(key for key in kept if self._chunks[key].ref_cnt == 0), *reversed(leaving)]
+
     def clear(self) -> None:
         self._chunks.clear()
         self._doomed.clear()

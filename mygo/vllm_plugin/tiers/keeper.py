@@ -60,5 +60,11 @@ class Keeper:
         self.host = shelves.get(Tier.HOST)
         self.disk = shelves.get(Tier.DISK)
 
+    def engine_ends(self) -> None:
+        """Device and host memory are about to be lost: copies of what they hold stay in the slower tiers."""
+        for shelf in (self.host, self.disk):
+            if shelf is not None:
+                shelf.keep_mirrors()
+
     def __repr__(self) -> str:
         return f"Keeper({self.tree!r}, {self.device!r}, {self.host!r}, {self.disk!r})"

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from mygo.tree.loading import Link
+from mygo.types import Tier
+from mygo.vllm_plugin.disk.tier import DiskTier
+
+# Until something was measured: a PCIe 4 link and a common NVMe drive.
+GUESSED_HOST_BYTES_PER_S = 20e9
+GUESSED_DISK_BYTES_PER_S = 2e9
+
 # Share of what was known that remains when as many bytes again have moved.
 _MEMORY = 0.8
 
@@ -27,3 +35,26 @@ class Speed:
             self.total_s += seconds
             self._bytes = _MEMORY * self._bytes + moved_bytes
             self._seconds = _MEMORY * self._seconds + seconds
+
+
+class Links:
+    """From each slower tier to the next faster one."""
+
+    def __init__(self, disk: DiskTier | None) -> None:
+        self.host = Speed(GUESSED_HOST_BYTES_PER_S)
+        self._disk = disk
+
+    def bytes_per_s(self, tier: Tier) -> float:
+        """0: there is no such tier."""
+        if tier is Tier.HOST:
+            return self.host.bytes_per_s
+        store = self._disk.store if self._disk is not None else None
+        return store.speed.bytes_per_s or GUESSED_DISK_BYTES_PER_S if store is not None else 0.0
+
+    def now(self, host_bytes: int) -> dict[Tier, Link]:
+        """With what is on its way; ``host_bytes`` of it from host memory."""
+        links = {Tier.HOST: Link(self.bytes_per_s(Tier.HOST), host_bytes)}
+        store = self._disk.store if self._disk is not None else None
+        if store is not None:
+            links[Tier.DISK] = Link(self.bytes_per_s(Tier.DISK), store.queued_read_bytes)
+        return links

@@ -36,7 +36,7 @@ from mygo.vllm_plugin.tiers.disk_order import DiskOrder
 from mygo.vllm_plugin.tiers.growing import growing
 from mygo.vllm_plugin.tiers.host_policy import TreeCachePolicy
 from mygo.vllm_plugin.tiers.keeper import Keeper
-from mygo.vllm_plugin.tiers.links import Speed
+from mygo.vllm_plugin.tiers.links import Links
 from mygo.vllm_plugin.tiers.prefetch import Prefetch
 from mygo.vllm_plugin.tiers.spec import TierSpec
 from mygo.vllm_plugin.tiers.worker import TierMetadata
@@ -52,10 +52,6 @@ class Offer(NamedTuple):
 
 
 NO_OFFER = Offer(0, LoadPlan(0, 0.0))
-
-# Until something was measured: a PCIe 4 link and a common NVMe drive.
-GUESSED_HOST_BYTES_PER_S = 20e9
-GUESSED_DISK_BYTES_PER_S = 2e9
 
 
 class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
@@ -89,6 +85,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             assert keeper.disk is not None
             self._disk_order = DiskOrder(keeper.disk)
             self._disk.store.attach(self._disk_order)
+        self._keeper = keeper
         self._tree = keeper.tree
         self._prefetch: Prefetch | None = None
         if prefetch and self._disk is not None:
@@ -111,7 +108,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self._layers = max(len(group.layer_names) for group in kv_cache_config.kv_cache_groups)
         self._group = self._lookup_groups[0]
         self._bytes_per_token = spec.kv_bytes_per_token
-        self.host_speed = Speed(GUESSED_HOST_BYTES_PER_S)
+        self.links = Links(self._disk)
         self._offers: dict[str, Offer] = {}
         """What was last found and decided for each request that is not admitted yet."""
         self._kept_out: set[str] = set()
@@ -188,21 +185,11 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def _links(self) -> dict[Tier, Link]:
         loading = sum(len(job.keys) for job in self._jobs.values() if not job.is_store)
         chunk_bytes = self._bytes_per_token * self.config.kv_group_configs[self._group].tokens_per_block
-        links = {Tier.HOST: Link(self._bytes_per_s(Tier.HOST), int(loading * chunk_bytes))}
-        store = self._disk.store if self._disk is not None else None
-        if store is not None:
-            links[Tier.DISK] = Link(self._bytes_per_s(Tier.DISK), store.queued_read_bytes)
-        return links
-
-    def _bytes_per_s(self, tier: Tier) -> float:
-        if tier is Tier.HOST:
-            return self.host_speed.bytes_per_s
-        store = self._disk.store if self._disk is not None else None
-        return store.speed.bytes_per_s or GUESSED_DISK_BYTES_PER_S if store is not None else 0.0
+        return self.links.now(int(loading * chunk_bytes))
 
     def tokens_per_s(self, tier: Tier) -> float:
         """How fast KV comes from a tier to the next faster one; 0: no such tier."""
-        return self._bytes_per_s(tier) / self._bytes_per_token
+        return self.links.bytes_per_s(tier) / self._bytes_per_token
 
     # --- reading ahead ---------------------------------------------------------------------------
 
@@ -238,8 +225,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def measure(self, counters: TierCounters) -> None:
         """Fill in how full the tiers are, and what their links and the drive did."""
         counters.held_tokens[Tier.HOST] = self._host.held_blocks * self._tree.block_tokens
-        counters.loaded_bytes[Tier.HOST] = self.host_speed.total_bytes
-        counters.load_s[Tier.HOST] = self.host_speed.total_s
+        counters.loaded_bytes[Tier.HOST] = self.links.host.total_bytes
+        counters.load_s[Tier.HOST] = self.links.host.total_s
         store = self._disk.store if self._disk is not None else None
         if store is not None:
             counters.disk = store.stats
@@ -353,14 +340,20 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             self._stored.add(request_id)
         return stored
 
+    def shutdown(self) -> None:
+        if self._demotion is not None:
+            self._settle()
+            self._keeper.engine_ends()
+            self._demotion.flush()
+        super().shutdown()
+
     def reset_cache(self) -> None:
         self._stored.clear()
         super().reset_cache()
 
-    def request_finished(self, request: Request) -> tuple[bool, dict[str, Any] | None]:
+    def request_finished(self, request: Request) -> Any:
         self._offers.pop(request.request_id, None)
-        held: tuple[bool, dict[str, Any] | None] = super().request_finished(request)
-        return held
+        return super().request_finished(request)
 
     def build_connector_meta(self, scheduler_output: SchedulerOutput) -> TierMetadata:
         if self._prefetch is not None:
@@ -388,7 +381,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
         meta = connector_output.kv_connector_worker_meta
         if meta is not None:
-            self.host_speed.observe(meta.transfer_stats.load.bytes, meta.transfer_stats.load.time)
+            self.links.host.observe(meta.transfer_stats.load.bytes, meta.transfer_stats.load.time)
         super().update_connector_output(connector_output)
         self._settle()
 

@@ -295,7 +295,7 @@ class Tiers:
     def host_speed(self) -> Speed:
         """Of the link between host memory and the device, as measured. Needs a host tier."""
         assert self._offload is not None
-        return self._offload.host_speed
+        return self._offload.links.host
 
     @property
     def busy(self) -> bool:
