@@ -7,6 +7,7 @@ the same scores give the same tokens everywhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -21,6 +22,17 @@ class Method(StrEnum):
     """Those whose keys at an early layer are furthest from the stored ones (CacheBlend, arXiv 2405.15444;
     keys instead of values as in LMCache): scores that exist once that layer was computed. Where heads are
     spread over ranks, the scores must be summed over them, or ranks would choose differently."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """How much of a reused document is recomputed, and which part of it."""
+
+    share: float
+    """Alpha: of its tokens, where it shares no context with its birth; in [0, 1]."""
+    floor_tokens: int
+    """At least so many, the first ones."""
+    method: Method
 
 
 class Scores(Protocol):

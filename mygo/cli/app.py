@@ -19,6 +19,7 @@ from mygo.cli import start as up_command
 from mygo.cli import trace as traces
 from mygo.cli.ask import DEFAULT_STORE, Question, ask, choose_store, print_citations, print_times
 from mygo.cli.cache import print_cache
+from mygo.cli.calibrate import calibrate
 from mygo.cli.client import Client, Json, find_url, pick_server
 from mygo.cli.quality import print_quality
 from mygo.cli.status import collect, print_status
@@ -362,3 +363,9 @@ def simulate(
     if out_path is not None:
         for path in simulates.write(result, out_path):
             err.print(f"wrote {path}")
+
+
+app.command(
+    epilog="Examples: mygo calibrate docs/ --out calibration;  mygo calibrate --questions dev.json --config "
+    "my.yaml"
+)(calibrate)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mygo.blend.selection import Method, Repair
 from mygo.errors import BadRequest
 from mygo.types import DomainTag, SegmentKey, SegmentSpan
 from mygo.types import Reuse as Reuse
@@ -27,6 +28,8 @@ class SegmentMap:
     """The documents but the last are neutral ones, and the request is made to keep the last one's KV."""
     ticket: int | None = None
     """This is the comparison that the quality guard asked for by this number."""
+    repair: Repair | None = None
+    """Of a measurement: reuse documents so, whatever the engine's settings and its quality guard say."""
 
     def salt_at(self, end_tokens: int) -> str:
         """Salt of the segment that ends there."""
@@ -37,7 +40,8 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
     """Read the segment map of a request; None if it brings none (a stock client).
 
     Form: ``{"mygo": {"spans": [[key, end_tokens, salt, tag], ...], "answer_domain": str, "reuse": "exact" |
-    "blend", "filler": bool, "ticket": int}}``; all but the spans may be left out, as may a tag.
+    "blend", "filler": bool, "ticket": int, "repair": {"share": float, "floor_tokens": int, "method":
+    str}}}``; all but the spans may be left out, as may a tag.
     Raises BadRequest if the map is there but wrong.
     """
     if not kv_transfer_params or "mygo" not in kv_transfer_params:
@@ -63,12 +67,34 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
     ticket = raw.get("ticket")
     if ticket is not None and type(ticket) is not int:
         raise _wrong(f"ticket must be a whole number, not {ticket!r}")
-    return SegmentMap(spans, None if domain is None else DomainTag(domain), Reuse(reuse), filler, ticket)
+    return SegmentMap(
+        spans,
+        None if domain is None else DomainTag(domain),
+        Reuse(reuse),
+        filler,
+        ticket,
+        _repair(raw.get("repair")),
+    )
 
 
 def entries(spans: Sequence[SegmentSpan]) -> list[list[Any]]:
     """The ``spans`` of a request's segment map, as ``parse`` reads them."""
     return [[span.key, span.end_tokens, span.salt, span.tag] for span in spans]
+
+
+def _repair(raw: object) -> Repair | None:
+    match raw:
+        case None:
+            return None
+        case {"share": float(share), "floor_tokens": int(floor_tokens), "method": str(method)} if (
+            0 <= share <= 1 and floor_tokens >= 0 and method in tuple(Method)
+        ):
+            return Repair(share, floor_tokens, Method(method))
+        case _:
+            raise _wrong(
+                f"{raw!r} is no repair: give share, from 0.0 to 1.0, floor_tokens, and method, one of "
+                f"{', '.join(Method)}"
+            )
 
 
 def _span(entry: Any) -> SegmentSpan:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from mygo.blend import identity as blend_identity
 from mygo.blend import plan as blend
-from mygo.blend.selection import Method, select
+from mygo.blend.selection import Method, Repair, select
 from mygo.blend.variants import DocumentTag, Held, Namespace
 from mygo.blend.verdicts import Action
 from mygo.types import DomainTag, Tier
@@ -35,8 +35,7 @@ class Planner:
         cache: DeviceCache,
         tiers: Tiers,
     ) -> None:
-        self._settings = settings
-        self._method = Method(settings.method)
+        self._repair = Repair(settings.repair_share, settings.floor_tokens, Method(settings.method))
         self._holdings = holdings
         self._quality = quality
         self._cache = cache
@@ -46,7 +45,7 @@ class Planner:
         """Decide what is reused. True if the request's blocks got another identity by it."""
         self._plan(live)
         pieces = live.plan.pieces if live.plan is not None else ()
-        tags = blend_identity.tags(pieces, self._method, self._quality.generation)
+        tags = blend_identity.tags(pieces, self._repair_of(live).method, self._quality.generation)
         if tags == live.tags:
             return False
         live.tags = tags
@@ -67,9 +66,9 @@ class Planner:
             cached_tokens=cached_tokens,
             find=lambda document, domains: self._usable(live.namespace, document, domains),
         )
-        alpha = self._settings.repair_share
+        alpha = self._repair_of(live).share
         live.plan = self._priced(live, live.matches, cached_tokens, alpha)
-        if live.plan is None or not inexact(live.plan):
+        if live.plan is None or not inexact(live.plan) or live.segments.repair is not None:
             return
         decision = self._quality.decide(live, live.plan)
         if decision.action is not Action.EXACT and decision.alpha != alpha:
@@ -78,6 +77,9 @@ class Planner:
         if decision.action in (Action.EXACT, Action.SHADOW):
             in_place = [match for match in live.matches if match.exact]
             live.plan = self._priced(live, in_place, cached_tokens, alpha)
+
+    def _repair_of(self, live: Live) -> Repair:
+        return live.segments.repair or self._repair
 
     def _usable(
         self, namespace: Namespace, document: DocumentTag, domains: Collection[DomainTag]
@@ -88,14 +90,16 @@ class Planner:
         self, live: Live, matches: Sequence[blend.Match], cached_tokens: int, alpha: float
     ) -> blend.BlendPlan | None:
         cost = self._tiers.cost
+        # a measurement is of the repair that it asks for, whether that pays or not
+        priced = cost.known and live.segments.repair is None
         return blend.plan(
             matches,
             prompt_tokens=live.request.num_tokens,
             cached_tokens=cached_tokens,
             alpha=alpha,
-            floor_tokens=self._settings.floor_tokens,
-            prefill_s=cost.prefill_s if cost.known else _tokens_as_seconds,
-            load_s=lambda tier, kv_bytes: kv_bytes * LOAD_S_PER_BYTE[tier] if cost.known else 0.0,
+            floor_tokens=self._repair_of(live).floor_tokens,
+            prefill_s=cost.prefill_s if priced else _tokens_as_seconds,
+            load_s=lambda tier, kv_bytes: kv_bytes * LOAD_S_PER_BYTE[tier] if priced else 0.0,
         )
 
     def _ticketed(self, live: Live, ticket: int) -> blend.BlendPlan | None:
@@ -134,20 +138,21 @@ class Planner:
     def pieces(self, live: Live) -> tuple[Piece, ...]:
         """What is loaded, as it was settled last."""
         planned = live.plan.pieces if live.plan is not None else ()
-        return tuple(self._placed(each, each.match) for each in planned if each.match is not None)
+        method = self._repair_of(live).method
+        return tuple(self._placed(each, each.match, method) for each in planned if each.match is not None)
 
-    def _placed(self, planned: blend.Piece, match: blend.Match) -> Piece:
+    def _placed(self, planned: blend.Piece, match: blend.Match, method: Method) -> Piece:
         variant, skipped = match.held.variant, match.offset_tokens
         count = planned.repair_tokens + skipped if planned.repair_tokens else 0
-        chosen = select(self._method, variant.tokens, count)
+        chosen = select(method, variant.tokens, count)
         return Piece(variant.key, planned.start_tokens - skipped, planned.end_tokens, tuple(chosen))
 
     def comparing(self, live: Live, ticket: int) -> tuple[Comparing, ...]:
         """What is loaded by a ticket, for the request that computes the same exactly."""
         return tuple(
-            Comparing(ticket, planned.match.held.variant.document, self._placed(planned, planned.match))
+            Comparing(ticket, match.held.variant.document, self._placed(planned, match, self._repair.method))
             for planned in inexact(self._quality.plan_of(ticket, live))
-            if planned.match is not None
+            if (match := planned.match) is not None
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mygo.blend.guard import Guard
+from mygo.blend.selection import Method, Repair
 from mygo.blend.variants import DocumentTag
 from mygo.blend.verdicts import Action, Decision, Divergence
 from mygo.errors import BadRequest
@@ -377,6 +378,29 @@ def test_engine_without_a_worker_has_no_guard() -> None:
 )
 def test_alphas_rise_from_the_configured_share_to_all(share: float, expected: tuple[float, ...]) -> None:
     assert alphas(share) == expected
+
+
+@pytest.mark.parametrize(("share", "repaired_tokens"), [(0.0, 2), (0.25, 4), (0.75, 12)])
+def test_measurement_is_blended_as_it_asks_whatever_settings_and_guard_say(
+    make: Make, decides: Decides, share: float, repaired_tokens: int
+) -> None:
+    served = make()
+    decides(Action.EXACT)
+    repair = {"share": share, "floor_tokens": 2, "method": "first_tokens"}
+    assert served.ask("ba", repair=repair) == _blended(repaired_tokens)
+    assert served.ask("ba", (7, 7, 7)) == EXACT | {"ticket": None}
+
+
+@pytest.mark.parametrize(
+    "change", [{"share": 1.5}, {"share": 1}, {"floor_tokens": -1}, {"method": "last"}, {"method": None}]
+)
+def test_segment_map_is_refused_when_its_repair_is_none(change: dict[str, Any]) -> None:
+    repair = {"share": 0.15, "floor_tokens": 4, "method": "first_tokens"}
+    raw = {"spans": [["0" * 32, 4, "salt"]], "repair": repair}
+    good = spans.parse({"mygo": raw}, 4)
+    assert good is not None and good.repair == Repair(0.15, 4, Method.FIRST_TOKENS)
+    with pytest.raises(BadRequest, match="is no repair"):
+        spans.parse({"mygo": raw | {"repair": repair | change}}, 4)
 
 
 @pytest.mark.parametrize("ticket", ["1", 1.0, True])

@@ -1,0 +1,60 @@
+"""Quality against recomputation, as a picture. Needs matplotlib, which is imported only here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mygo.calibration.report import Report
+from mygo.errors import ConfigError
+
+
+def require() -> None:
+    """Raises ConfigError without matplotlib: before hours of measuring, not behind them."""
+    _pyplot()
+
+
+def plot(report: Report, path: Path, title: str) -> None:
+    """First-token KL and the change of the right answer's likelihood, a line for each method and number of
+    documents that questions take; bars reach up to the bootstrap's upper end."""
+    figure, (left, right) = _pyplot().subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    blended = [line for line in report.lines if line.computed_share < 1]
+    for method, documents in sorted({(line.method, line.documents) for line in blended}):
+        lines = sorted(
+            (line for line in blended if (line.method, line.documents) == (method, documents)),
+            key=lambda line: line.computed_share,
+        )
+        x = [100 * line.computed_share for line in lines]
+        name = f"{method}, {documents} document{'s' if documents > 1 else ''}"
+        for axes, means, uppers in (
+            (left, [line.kl for line in lines], [line.kl_upper for line in lines]),
+            (
+                right,
+                [line.gold_nats_more for line in lines],
+                [line.gold_nats_more_upper for line in lines],
+            ),
+        ):
+            up = [max(0.0, upper - mean) for mean, upper in zip(means, uppers, strict=True)]
+            axes.errorbar(x, means, yerr=[[0.0] * len(up), up], marker="o", capsize=3, label=name)
+    for axes, label, bound in (
+        (left, "first token: KL(exact || blended), nats", report.kl_bound),
+        (right, "right answer: nats per token, more than exact", report.gold_nats_bound),
+    ):
+        axes.axhline(bound, color="black", linestyle="--", label=f"bound {bound:g}")
+        axes.set(xlabel="document tokens computed (%)", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)
+    _pyplot().close(figure)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ConfigError("the plot needs matplotlib: pip install matplotlib, or give --no-plot") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
