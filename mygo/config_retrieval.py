@@ -18,6 +18,14 @@ class RetrievalConfig(Section):
     """Most passages that a request may ask for."""
     timeout_s: float = Field(default=5.0, gt=0)
     """A shard that answers later than this is left out, and the response says so."""
+    words: bool = True
+    """Keep an index of words beside the vectors, on disk, which hybrid searches ask (BM25)."""
+    text_weight: float = Field(default=0.0, ge=0)
+    """What the ranking by words counts, beside 1 for that by vectors, in requests that do not say
+    (`ranking_options.hybrid_search`). 0 ranks by vectors alone."""
+    stage_s: float = Field(default=0.0, ge=0)
+    """Search in stages of about this many seconds, each with a provisional result; 0: in one go. Only `ivf`
+    and `ivfpq` have several stages, and only if their searches take at least two of these."""
     index: Literal["flat", "ivf", "ivfpq", "hnsw"] = "ivf"
     """How large stores are searched. `flat`: exactly. `ivf`: only the lists nearest to the question.
     `ivfpq`: the same over compressed vectors, about 0.2 KB of memory each, the best then compared by the
@@ -31,9 +39,10 @@ class RetrievalConfig(Section):
     """`ivf` and `ivfpq`: lists that a query looks into: more is slower and finds more."""
     ivf_on_disk: bool = False
     """`ivf`: keep the lists in a memory-mapped file in `data_dir`, for vectors that outgrow memory."""
-    pq_bytes: int = Field(default=64, ge=1)
-    """`ivfpq`: bytes that a vector is compressed to; must divide the embedder's dimensions."""
-    rerank_factor: int = Field(default=8, ge=1)
+    pq_bytes: int = Field(default=0, ge=0)
+    """`ivfpq`: bytes that a vector is compressed to; must divide the embedder's dimensions. 0 for an
+    eighth of them, the fastest; a quarter loses less and is trained for longer."""
+    rerank_factor: int = Field(default=16, ge=1)
     """`ivfpq`: compressed candidates per result that are compared by their whole vectors."""
     hnsw_links: int = Field(default=32, ge=4)
     """`hnsw`: links of a vector: more is larger, slower to build and finds more."""
@@ -43,7 +52,9 @@ class RetrievalConfig(Section):
     """Journal entries between index snapshots."""
 
     @model_validator(mode="after")
-    def _codes_can_be_trained(self) -> RetrievalConfig:
+    def _fits_together(self) -> RetrievalConfig:
+        if self.text_weight and not self.words:
+            raise ValueError("text_weight: without an index of words there is nothing to weigh; set words")
         if self.index == "ivfpq" and self.approximate_from_vectors < 256:
             raise ValueError(
                 f"approximate_from_vectors: ivfpq is trained on at least 256 vectors, not on "

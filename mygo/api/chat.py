@@ -17,9 +17,9 @@ from mygo.api.context import Context, body_of, request_id_of, tenant_of
 from mygo.api.record import Record
 from mygo.api.schemas.chat import ChatBody
 from mygo.api.schemas.rag import joined
-from mygo.api.service import AnswerRequest, InlineDocument, Message, Retrieval
+from mygo.api.service import AnswerRequest, InlineDocument, Message
 from mygo.api.validation import check_documents, check_messages
-from mygo.types import Sampling, StoreId, TokenDelta, TokenLogprob
+from mygo.types import Sampling, TokenDelta, TokenLogprob
 
 
 def routes(context: Context) -> APIRouter:
@@ -54,11 +54,8 @@ def _answer_request(context: Context, request: Request, body: ChatBody) -> Answe
     check_documents(documents, config.http.max_message_chars, config.retrieval.max_top_k)
     retrieval = None
     if body.vector_store_ids:
-        retrieval = Retrieval(
-            store_ids=tuple(StoreId(each) for each in dict.fromkeys(body.vector_store_ids)),
-            top_k=top_k,
-            filters=body.filters.to_filter() if body.filters else None,
-            min_score=body.ranking_options.score_threshold if body.ranking_options else None,
+        retrieval = context.retrieval(
+            body.vector_store_ids, top_k=top_k, filters=body.filters, ranking=body.ranking_options
         )
     limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     return AnswerRequest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from mygo.api.schemas.base import parse_json
-from mygo.api.schemas.rag import ReuseChoice
-from mygo.api.service import Service
+from mygo.api.schemas.rag import FilterPart, RankingOptions, ReuseChoice
+from mygo.api.service import Retrieval, Service
 from mygo.config import Config
 from mygo.errors import BadRequest, NotFound
-from mygo.types import RequestId, Reuse, TenantId
+from mygo.types import RequestId, Reuse, StoreId, TenantId
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -50,6 +50,31 @@ class Context:
                 param=param,
             )
         return asked
+
+    def retrieval(
+        self,
+        store_ids: Iterable[str],
+        *,
+        top_k: int,
+        filters: FilterPart | None,
+        ranking: RankingOptions | None,
+    ) -> Retrieval:
+        """Raises BadRequest for a hybrid search where there is no index of words."""
+        hybrid = ranking.hybrid_search if ranking else None
+        if hybrid and hybrid.text_weight and not self.config.retrieval.words:
+            raise BadRequest(
+                "ranking_options.hybrid_search: this deployment has no index of words (retrieval.words); "
+                "leave it out",
+                param="ranking_options",
+            )
+        return Retrieval(
+            store_ids=tuple(StoreId(each) for each in dict.fromkeys(store_ids)),
+            top_k=top_k,
+            filters=filters.to_filter() if filters else None,
+            min_score=ranking.score_threshold if ranking else None,
+            embedding_weight=hybrid.embedding_weight if hybrid else 1.0,
+            text_weight=hybrid.text_weight if hybrid else self.config.retrieval.text_weight,
+        )
 
     def max_tokens(self, asked: int | None, *, param: str) -> int:
         """Tokens to generate at most; raises BadRequest if they alone would fill the context."""

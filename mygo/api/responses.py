@@ -16,7 +16,7 @@ from mygo.api.schemas.responses import FileSearchTool, ResponseBody
 from mygo.api.service import AnswerRequest, Message, Retrieval
 from mygo.api.validation import check_messages
 from mygo.errors import NotFound
-from mygo.types import Sampling, StoreId, TenantId
+from mygo.types import Sampling, TenantId
 
 
 def routes(context: Context) -> APIRouter:
@@ -106,9 +106,9 @@ def _answer_request(
 
 
 def _retrieval(context: Context, tool: FileSearchTool) -> Retrieval:
-    return Retrieval(
-        store_ids=tuple(StoreId(each) for each in dict.fromkeys(tool.vector_store_ids)),
+    return context.retrieval(
+        tool.vector_store_ids,
         top_k=context.top_k(tool.max_num_results, param="tools[0].max_num_results"),
-        filters=tool.filters.to_filter() if tool.filters else None,
-        min_score=tool.ranking_options.score_threshold if tool.ranking_options else None,
+        filters=tool.filters,
+        ranking=tool.ranking_options,
     )

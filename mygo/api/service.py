@@ -48,7 +48,11 @@ class Retrieval:
     filters: Filter | None = None
     """Over the attributes of the stores' files; ``filters.matches`` evaluates it."""
     min_score: float | None = None
-    """Passages below this cosine similarity are left out."""
+    """Passages that score below are left out: a cosine similarity, or a share of the best possible score of
+    a hybrid search."""
+    embedding_weight: float = 1.0
+    text_weight: float = 0.0
+    """What the rankings by vectors and by words count; with 0 for words, scores are cosine similarities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Hit:
     """0-based position within the document."""
     content_hash: str
     score: float
-    """Cosine similarity; 0.0 for inline documents."""
+    """Cosine similarity, or in 0..1 of a hybrid search; 0.0 for inline documents."""
     text: str
     attributes: Attributes = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from mygo.api.context import Context, body_of, json_response, list_response, tenant_of
 from mygo.api.schemas.base import parse_query
 from mygo.api.schemas.stores import ListQuery, SearchBody, StoreBody, StoreUpdateBody
-from mygo.api.service import FileCounts, Hit, Retrieval, StoreView
+from mygo.api.service import FileCounts, Hit, StoreView
 from mygo.errors import TooLarge
 from mygo.types import StoreId
 
@@ -68,11 +68,11 @@ def routes(context: Context) -> APIRouter:
                 f"{context.config.http.max_message_chars} allowed; shorten it",
                 param="query",
             )
-        retrieval = Retrieval(
-            store_ids=(store_id,),
+        retrieval = context.retrieval(
+            (store_id,),
             top_k=context.top_k(body.max_num_results, param="max_num_results"),
-            filters=body.filters.to_filter() if body.filters else None,
-            min_score=body.ranking_options.score_threshold if body.ranking_options else None,
+            filters=body.filters,
+            ranking=body.ranking_options,
         )
         result = await context.service.search(tenant_of(request), query, retrieval)
         return json_response(

@@ -1,7 +1,8 @@
 """Find the passages nearest to a question: embed, search N shards, merge; snapshot and replay.
 
 Purpose: each shard holds the passages of the documents that hash to it and answers top-k searches
-restricted to given vector stores; results of all shards merge into one ranking.
+restricted to given vector stores, by vectors and by words, in stages if wanted; results of all shards
+merge into one ranking.
 
 Contract
 - A shard is a pure function of the journal: ``replay.Replayer`` applies entries in order, any
@@ -24,17 +25,22 @@ Why
   a quarter is such and the graph is built anew.
 - Staged search finds the nearest lists once and searches them in groups, so the last stage is the search
   in one go, score for score. Only inverted lists have a nearest-first order that can be cut.
+- Words are searched by SQLite's FTS5: BM25 with updates and deletes, in every Python. Its file has no
+  name and is filled again from the passages at a restart. Fusion uses ranks, since BM25's scores compare
+  with nothing.
 - Snapshots hold plain vectors: readable by any version. What it takes long to compute (centroids, lists,
   graphs) lies beside them in FAISS's format, is parsed only if its checksum is right, and is left aside if
   the settings or FAISS changed.
 - GPU indexes are not here: the CPU package has none, so they could not have been run.
 
-Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``merge``, ``replay``, ``snapshot``, ``embed``.
+Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``words``, ``merge``, ``fusion``, ``replay``,
+``snapshot``, ``embed``.
 """
 
 from mygo.retrieval import snapshot
 from mygo.retrieval.embed import Embedder
-from mygo.retrieval.merge import SearchResult, merge
+from mygo.retrieval.fusion import Weights, fuse
+from mygo.retrieval.merge import SearchResult, ShardStages, Stage, merge
 from mygo.retrieval.replay import Applied, Entry, Replayer
 from mygo.retrieval.shard import Shard, owner
 
@@ -45,6 +51,10 @@ __all__ = [
     "Replayer",
     "SearchResult",
     "Shard",
+    "ShardStages",
+    "Stage",
+    "Weights",
+    "fuse",
     "merge",
     "owner",
     "snapshot",

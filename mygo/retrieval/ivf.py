@@ -101,28 +101,38 @@ class IvfIndex:
         return np.asarray(self._faiss.reconstruct_batch(rows), np.float32)
 
     def search(self, vector: Vectors, k: int) -> tuple[Scores, Rows]:
+        began_s = time.perf_counter()
         scores, rows = self._faiss.search(vector[np.newaxis, :], self._candidates(k))
-        return self._ranked(vector, scores[0], rows[0], k)
+        if self._stored is not None:
+            rows = rows[:, rows[0] >= 0]
+            scores = self._true_scores(vector, rows[0])[np.newaxis, :]
+        self._measured(time.perf_counter() - began_s, self._usual_vectors)
+        return best(scores[0], rows[0], k)
 
     def search_staged(self, vector: Vectors, k: int, stage_s: float) -> Iterator[Partial]:
         """Finds the nearest lists once, then searches them in groups, nearest first (as RAGCache does)."""
+        ends = stage_ends(self._lists, self._usual_vectors * self._s_per_vector, stage_s)
+        if len(ends) == 1:
+            yield Partial(*self.search(vector, k), is_last=True)
+            return
         nearness, lists = self._faiss.quantizer.search(vector[np.newaxis, :], self._lists)
-        sizes = [self._faiss.invlists.list_size(number) for number in lists[0].tolist()]
-        ends = stage_ends(sizes, self._s_per_vector, stage_s)
-        candidates = self._candidates(k)
-        scores, rows = np.empty(0, np.float32), np.empty(0, np.int64)
+        found = _Found(self._candidates(k))
         for start, end in zip([0, *ends], ends, strict=False):
             began_s = time.perf_counter()
             stage_lists = np.full_like(lists, _NO_LIST)
             stage_lists[:, start:end] = lists[:, start:end]
-            stage_scores, stage_rows = self._faiss.search_preassigned(
-                vector[np.newaxis, :], candidates, stage_lists, nearness
+            found.add(
+                *self._faiss.search_preassigned(vector[np.newaxis, :], found.most, stage_lists, nearness)
             )
-            self._measured(time.perf_counter() - began_s, sum(sizes[start:end]))
-            scores, rows = best(
-                np.concatenate([scores, stage_scores[0]]), np.concatenate([rows, stage_rows[0]]), candidates
-            )
-            yield Partial(*self._ranked(vector, scores, rows, k), is_last=end == ends[-1])
+            if self._stored is None:
+                scores, rows = found.scores[:k], found.rows[:k]
+            else:
+                new = np.isnan(found.true_scores)
+                found.true_scores[new] = self._true_scores(vector, found.rows[new])
+                scores, rows = best(found.true_scores, found.rows, k)
+            share = (end - start) / self._lists
+            self._measured(time.perf_counter() - began_s, share * self._usual_vectors)
+            yield Partial(scores, rows, is_last=end == ends[-1])
 
     @property
     def outgrown(self) -> bool:
@@ -149,13 +159,19 @@ class IvfIndex:
     def _candidates(self, k: int) -> int:
         return k if self._stored is None else k * self._settings.rerank_factor
 
-    def _ranked(self, vector: Vectors, scores: Scores, rows: Rows, k: int) -> tuple[Scores, Rows]:
-        if self._stored is None:
-            return best(scores, rows, k)
-        rows = rows[rows >= 0]
-        return best(self._stored[rows] @ vector, rows, k)
+    def _true_scores(self, vector: Vectors, rows: Rows) -> Scores:
+        """Row by row: a matrix product may round a row differently beside other rows."""
+        assert self._stored is not None
+        scores: Scores = np.einsum("ij,j->i", self._stored[rows], vector)
+        return scores
 
-    def _measured(self, took_s: float, vectors: int) -> None:
+    @property
+    def _usual_vectors(self) -> int:
+        """That a search compares, if lists were all of a size."""
+        lists = int(self._faiss.nlist)
+        return int(len(self) * self._lists // lists)
+
+    def _measured(self, took_s: float, vectors: float) -> None:
         if vectors:
             self._s_per_vector += _MEASURED_WEIGHT * (took_s / vectors - self._s_per_vector)
 
@@ -165,3 +181,24 @@ class IvfIndex:
         self._faiss.replace_invlists(lists, False)
         self._on_disk = lists  # FAISS does not own it
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+
+class _Found:
+    """The best candidates of the stages so far, by the scores of the lists, best first."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.scores = np.empty(0, np.float32)
+        self.rows = np.empty(0, np.int64)
+        self.true_scores = np.empty(0, np.float32)
+        """NaN where not yet computed."""
+
+    def add(self, scores: Scores, rows: Rows) -> None:
+        """[1, most] each, as FAISS gives them: row -1 where it found fewer."""
+        found = rows[0] >= 0
+        scores = np.concatenate([self.scores, scores[0][found]])
+        order = np.argsort(-scores, kind="stable")[: self.most]
+        self.scores = scores[order]
+        self.rows = np.concatenate([self.rows, rows[0][found]])[order]
+        unknown = np.full(len(scores) - len(self.true_scores), np.nan, np.float32)
+        self.true_scores = np.concatenate([self.true_scores, unknown])[order]

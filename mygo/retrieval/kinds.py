@@ -21,6 +21,10 @@ _LISTS_PER_SQRT = 4
 _TRAINING_VECTORS_PER_LIST = 64
 """k-means needs about 39 per list; FAISS's default of 256 makes training several times slower."""
 _CODE_BITS = 8
+_DIMENSIONS_PER_BYTE = 8
+"""FAISS has vector instructions for this; recall is kept by re-ranking."""
+_CODE_ITERATIONS = 10
+"""Of k-means, per part of a code: FAISS's 25 take minutes and find no more."""
 _TRAINING_VECTORS_PER_CODE = 64
 _LINKS_BUILD_CANDIDATES = 80
 """HNSW's efConstruction: FAISS's default of 40 costs recall at 10^6 vectors, more costs hours."""
@@ -34,10 +38,11 @@ class IndexBuilder:
 
         Raises ConfigError if the embedder's vectors cannot be coded as configured.
         """
-        if config.index == "ivfpq" and dimensions % config.pq_bytes:
+        self._code_bytes = config.pq_bytes or max(1, dimensions // _DIMENSIONS_PER_BYTE)
+        if config.index == "ivfpq" and dimensions % self._code_bytes:
             fitting = [str(number) for number in range(8, dimensions + 1) if dimensions % number == 0]
             raise ConfigError(
-                f"retrieval.pq_bytes: {config.pq_bytes} does not divide the {dimensions} dimensions of the "
+                f"retrieval.pq_bytes: {self._code_bytes} does not divide the {dimensions} dimensions of the "
                 f"embedder; take one of {', '.join(fitting)}"
             )
         self._dimensions = dimensions
@@ -111,7 +116,7 @@ class IndexBuilder:
         config = self._config
         shape = {
             IndexKind.IVF: config.ivf_lists,
-            IndexKind.IVFPQ: (config.ivf_lists, config.pq_bytes),
+            IndexKind.IVFPQ: (config.ivf_lists, self._code_bytes),
             IndexKind.HNSW: config.hnsw_links,
         }.get(self._kind)
         return f"{self._kind} {shape} faiss {faiss.__version__}"
@@ -139,11 +144,12 @@ class IndexBuilder:
                 coarse,
                 self._dimensions,
                 lists,
-                self._config.pq_bytes,
+                self._code_bytes,
                 _CODE_BITS,
                 faiss.METRIC_INNER_PRODUCT,
             )
             index.pq.cp.max_points_per_centroid = _TRAINING_VECTORS_PER_CODE
+            index.pq.cp.niter = _CODE_ITERATIONS
             index.pq.cp.min_points_per_centroid = 1
         index.cp.min_points_per_centroid = 1  # else FAISS prints a warning for stores of a few thousand
         index.cp.max_points_per_centroid = _TRAINING_VECTORS_PER_LIST

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mygo.retrieval.fusion import Weights, fuse
 from mygo.types import ContentHash, DocId, ScoredPassage, StoreId
 
 
@@ -13,19 +14,72 @@ class Stage:
     """What a search in one shard has found so far."""
 
     passages: tuple[ScoredPassage, ...]
-    """Best first."""
+    """Nearest first."""
     is_final: bool
     """Of the last stage, whose passages are those of a search in one go."""
+    by_words: tuple[ScoredPassage, ...] = ()
+    """Best by BM25 first, with its scores; the same in every stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The answer of all shards to one search."""
+    """The answer of all shards to one search, so far or in the end."""
 
     passages: tuple[ScoredPassage, ...]
     """Best first, every text at most once per document."""
     missing_shards: tuple[int, ...] = ()
     """Shards that did not answer in time: what they hold is not considered."""
+    is_final: bool = True
+
+
+class ShardStages:
+    """Puts the stages of several shards together: one result whenever all have come a stage further.
+
+    Shards that have ended, or are lost, hold up nobody. What a lost shard had found is left out.
+    """
+
+    def __init__(self, shards: int, k: int, weights: Weights) -> None:
+        self._k = k
+        self._weights = weights
+        self._latest: dict[int, Stage] = {}
+        self._stages = dict.fromkeys(range(shards), 0)
+        """Of the shards that go on."""
+        self._missing: list[int] = []
+        self._given = 0
+
+    def add(self, shard: int, stage: Stage) -> None:
+        self._latest[shard] = stage
+        if stage.is_final:
+            del self._stages[shard]
+        else:
+            self._stages[shard] += 1
+
+    def lose(self, shard: int) -> None:
+        self._latest.pop(shard, None)
+        if self._stages.pop(shard, None) is not None:
+            self._missing.append(shard)
+
+    @property
+    def is_final(self) -> bool:
+        return not self._stages
+
+    @property
+    def found_by_none(self) -> bool:
+        """Whether every shard is lost."""
+        return self.is_final and not self._latest
+
+    def result(self) -> SearchResult | None:
+        """None until all shards that go on have come further than at the last result."""
+        complete = min(self._stages.values(), default=self._given + 1)
+        if complete <= self._given:
+            return None
+        self._given = complete
+        depth = self._weights.depth(self._k)
+        ranked = merge((stage.passages for stage in self._latest.values()), depth)
+        if self._weights.words:
+            by_words = merge((stage.by_words for stage in self._latest.values()), depth)
+            ranked = fuse(ranked, by_words, self._weights)[: self._k]
+        return SearchResult(tuple(ranked), tuple(sorted(self._missing)), self.is_final)
 
 
 def merge(rankings: Iterable[Iterable[ScoredPassage]], k: int) -> list[ScoredPassage]:

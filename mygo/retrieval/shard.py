@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from mygo.retrieval.index import IndexKind, Rows, Scores, Structure, VectorIndex
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.lock import ReadWriteLock
 from mygo.retrieval.merge import Stage, merge
+from mygo.retrieval.words import WordIndex
 from mygo.types import ContentHash, DocId, Passage, ScoredPassage, StoreId
 
 _SPARE_CANDIDATES = 16
@@ -76,6 +77,7 @@ class Shard:
         self.index = index
         self.shards = config.shards
         self._builder = IndexBuilder(dimensions, config, folder)
+        self._words = WordIndex(folder) if config.words else None
         self._stores: dict[StoreId, _Store] = {}
         self._next_row = 0
         self._row_of_text: dict[ContentHash, tuple[StoreId, int]] = {}
@@ -123,6 +125,7 @@ class Shard:
         with self._updating, self._searchable.exclusive():
             if store := self._stores.pop(store_id, None):
                 self._forget_texts(store_id, store.passages)
+                self._drop_words(store_id)
 
     def fill(self, contents: StoreContents) -> None:
         """Add a whole store, of which nothing may be there yet."""
@@ -188,16 +191,19 @@ class Shard:
         return list(stage.passages)
 
     def search_staged(
-        self, store_ids: Set[StoreId], vector: Vectors, k: int, stage_s: float
-    ) -> Iterator[Stage]:
+        self, store_ids: Set[StoreId], vector: Vectors, k: int, stage_s: float, question: str | None = None
+    ) -> Generator[Stage, None, None]:
         """``search`` in stages of about ``stage_s`` seconds: the last one is the same passages and scores.
 
-        Updates wait until the iterator has ended or is closed, so take the stages as fast as they come.
+        ``question``: also search for its words, if the shard has an index of them. Updates wait until the
+        iterator has ended or is closed, so take the stages as fast as they come.
         """
         assert vector.shape == (self.dimensions,), f"query {vector.shape}, shard has {self.dimensions}"
         assert k >= 1, f"k is {k}"
         with self._searchable.shared():
-            stores = [self._stores[store_id] for store_id in self._stores.keys() & store_ids]
+            held = self._stores.keys() & store_ids
+            stores = [self._stores[store_id] for store_id in held]
+            by_words = tuple(merge((self._by_words(store_id, question, k) for store_id in held), k))
             searches = [_nearest_staged(store, vector, k, stage_s / len(stores)) for store in stores]
             rankings: list[list[ScoredPassage]] = [[] for _ in stores]
             searching = dict(enumerate(searches))
@@ -206,7 +212,7 @@ class Shard:
                     rankings[number], is_last = next(search)
                     if is_last:
                         del searching[number]
-                yield Stage(tuple(merge(rankings, k)), is_final=not searching)
+                yield Stage(tuple(merge(rankings, k)), not searching, by_words)
             if not stores:
                 yield Stage((), is_final=True)
 
@@ -281,6 +287,9 @@ class Shard:
             store.passages[row] = passage
             store.documents.setdefault(passage.doc_id, []).append(row)
             self._row_of_text[passage.content_hash] = (store_id, row)
+        if self._words is not None:
+            texts = (passage.text for passage in passages)
+            self._words.add(store_id, zip(rows, texts, strict=True))
 
     def _remove(self, store_id: StoreId, doc_id: DocId) -> None:
         store = self._stores.get(store_id)
@@ -291,6 +300,21 @@ class Shard:
         self._forget_texts(store_id, {row: store.passages.pop(row) for row in rows})
         if not store.documents:
             del self._stores[store_id]
+            self._drop_words(store_id)
+        elif self._words is not None:
+            self._words.remove(store_id, rows)
+
+    def _by_words(self, store_id: StoreId, question: str | None, k: int) -> list[ScoredPassage]:
+        if self._words is None or question is None:
+            return []
+        passages = self._stores[store_id].passages
+        # more than k, as for vectors: a document may repeat a text
+        found = self._words.search(store_id, question, k + _SPARE_CANDIDATES)
+        return [ScoredPassage(passages[row], score) for row, score in found]
+
+    def _drop_words(self, store_id: StoreId) -> None:
+        if self._words is not None:
+            self._words.drop(store_id)
 
     def _forget_texts(self, store_id: StoreId, passages: dict[int, Passage]) -> None:
         for row, passage in passages.items():

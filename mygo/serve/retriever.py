@@ -7,9 +7,13 @@ itself, and when it dies, only its share of the corpus is missing from answers u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import math
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,10 @@ from ray.serve.handle import DeploymentHandle
 from mygo.config import Config
 from mygo.corpus import Delete
 from mygo.errors import Unavailable
-from mygo.retrieval import Embedder, Replayer, SearchResult, Shard, merge, snapshot
+from mygo.retrieval import Embedder, Replayer, SearchResult, Shard, ShardStages, Stage, Weights, snapshot
 from mygo.retrieval.stored import scratch_folder
 from mygo.serve.calls import reply
-from mygo.types import ScoredPassage, StoreId
+from mygo.types import StoreId
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +122,57 @@ class ShardServer:
             asyncio.create_task(self._rebuild()),
         ]
 
-    async def search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int) -> list[ScoredPassage]:
-        found: list[ScoredPassage] = await self._in_thread(
-            self._shard.search, frozenset(store_ids), vector, k
-        )
+    async def search(
+        self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None = None
+    ) -> Stage:
+        """The final stage alone."""
+        found: Stage = await self._in_thread(self._search, store_ids, vector, k, question)
         return found
+
+    def _search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None) -> Stage:
+        (stage,) = self._shard.search_staged(frozenset(store_ids), vector, k, math.inf, question)
+        return stage
+
+    async def stages(
+        self,
+        store_ids: Sequence[StoreId],
+        vector: Vectors,
+        k: int,
+        question: str | None = None,
+    ) -> AsyncGenerator[Stage, None]:
+        """Stages of about ``retrieval.stage_s``. Closing the iterator ends the search after its stage.
+
+        The search runs ahead of whoever takes the stages: updates wait for it, and must not wait for them.
+        """
+        loop = asyncio.get_running_loop()
+        found: asyncio.Queue[Stage] = asyncio.Queue()
+        given_up = threading.Event()
+
+        def search() -> None:
+            stages = self._shard.search_staged(
+                frozenset(store_ids), vector, k, self._retrieval.stage_s, question
+            )
+            with contextlib.closing(stages):
+                for stage in stages:
+                    if given_up.is_set():
+                        return
+                    loop.call_soon_threadsafe(found.put_nowait, stage)
+
+        searching = loop.run_in_executor(self._thread, search)
+        try:
+            while True:
+                next_stage = asyncio.ensure_future(found.get())
+                await asyncio.wait((next_stage, searching), return_when=asyncio.FIRST_COMPLETED)
+                if not next_stage.done() and found.empty():
+                    next_stage.cancel()
+                    await searching  # raises what it failed with
+                    continue
+                stage = await next_stage
+                yield stage
+                if stage.is_final:
+                    return
+        finally:
+            given_up.set()
 
     async def status(self) -> dict[str, Any]:
         return {"index": self._index, "vectors": len(self._shard), "position": self._replayer.position}
@@ -181,6 +231,20 @@ class ShardServer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for, and where."""
+
+    text: str
+    vector: Vectors
+    store_ids: Sequence[StoreId]
+    weights: Weights
+
+    def arguments(self, k: int) -> tuple[Sequence[StoreId], Vectors, int, str | None]:
+        """Of a shard's ``search`` and ``stages``, for the best ``k`` of all."""
+        return self.store_ids, self.vector, self.weights.depth(k), self.text if self.weights.words else None
+
+
 class Retriever:
     """Asks the embedder and every shard; a late or dead shard is reported, not hidden."""
 
@@ -195,27 +259,78 @@ class Retriever:
         """[dimensions]. Raises Unavailable while the embedder is away."""
         return await reply(self._embedder.embed_query.remote(query), "embedder")
 
-    async def search(self, vector: Vectors, store_ids: Sequence[StoreId], k: int) -> SearchResult:
+    async def search(self, query: Query, k: int) -> SearchResult:
         """The best ``k`` of all shards that answer in time. Raises Unavailable if none does."""
+        merged = ShardStages(len(self._shards), k, query.weights)
         answers = await asyncio.gather(
-            *(self._ask(shard, store_ids, vector, k) for shard in self._shards), return_exceptions=True
+            *(
+                asyncio.wait_for(shard.search.remote(*query.arguments(k)), self._timeout_s)
+                for shard in self._shards
+            ),
+            return_exceptions=True,
         )
-        found: list[list[ScoredPassage]] = []
-        missing: list[int] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, BaseException):
-                logger.warning("shard %d did not answer: %r", index, answer)
-                missing.append(index)
+                self._lose(merged, index, answer)
             else:
-                found.append(answer)
-        if not found:
-            raise Unavailable("no retrieval shard answers; try again shortly", retry_after_s=5.0)
-        return SearchResult(tuple(merge(found, k)), tuple(missing))
+                merged.add(index, answer)
+        return _result(merged)
 
-    async def _ask(
-        self, shard: DeploymentHandle, store_ids: Sequence[StoreId], vector: Vectors, k: int
-    ) -> list[ScoredPassage]:
-        answer: list[ScoredPassage] = await asyncio.wait_for(
-            shard.search.remote(store_ids, vector, k), self._timeout_s
-        )
-        return answer
+    async def stages(self, query: Query, k: int) -> AsyncGenerator[SearchResult, None]:
+        """``search`` in stages: what all shards have found so far, the last time with ``is_final``.
+
+        Closing the iterator ends the searches. Raises Unavailable if no shard answers.
+        """
+        merged = ShardStages(len(self._shards), k, query.weights)
+        news: asyncio.Queue[tuple[int, Stage | Exception]] = asyncio.Queue()
+        following = [
+            asyncio.create_task(self._follow(index, shard, query.arguments(k), news))
+            for index, shard in enumerate(self._shards)
+        ]
+        try:
+            while not merged.is_final:
+                index, stage = await news.get()
+                if isinstance(stage, Exception):
+                    self._lose(merged, index, stage)
+                else:
+                    merged.add(index, stage)
+                if news.empty() and not merged.is_final and (provisional := merged.result()):
+                    yield provisional
+            yield _result(merged)
+        finally:
+            for task in following:
+                task.cancel()
+
+    async def _follow(
+        self,
+        index: int,
+        shard: DeploymentHandle,
+        arguments: tuple[Any, ...],
+        news: asyncio.Queue[tuple[int, Stage | Exception]],
+    ) -> None:
+        """Pass on a shard's stages until the final one, or why there is none."""
+        stages = shard.options(stream=True).stages.remote(*arguments)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for stage in stages:
+                    news.put_nowait((index, stage))
+                    if stage.is_final:
+                        return
+            raise Unavailable("its stages ended before the final one")
+        except Exception as error:
+            stages.cancel()
+            news.put_nowait((index, error))
+        except asyncio.CancelledError:
+            stages.cancel()
+            raise
+
+    def _lose(self, merged: ShardStages, index: int, error: BaseException) -> None:
+        logger.warning("shard %d did not answer: %r", index, error)
+        merged.lose(index)
+
+
+def _result(merged: ShardStages) -> SearchResult:
+    result = merged.result()
+    if merged.found_by_none or result is None:
+        raise Unavailable("no retrieval shard answers; try again shortly", retry_after_s=5.0)
+    return result

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ray.serve.handle import DeploymentHandle
 
 from mygo.api.filters import matches
 from mygo.api.service import Attributes, Retrieval
 from mygo.config import Config
+from mygo.retrieval import SearchResult, Weights
 from mygo.serve.calls import reply
-from mygo.serve.retriever import Retriever
+from mygo.serve.retriever import Query, Retriever
 from mygo.types import ContentHash, DocId, Reuse, ScoredPassage, StoreId, TenantId
 
 Document = tuple[StoreId | None, DocId]
@@ -27,6 +29,8 @@ class Found:
     degraded: tuple[str, ...] = ()
     reuse: tuple[Reuse | None, ...] = ()
     """What each store that was searched allows; None: it has no say."""
+    is_final: bool = True
+    """False for what a search has found so far."""
 
     def attributes_of(self, scored: ScoredPassage) -> Attributes:
         """Empty for a passage that was not among the results (say, of an earlier turn)."""
@@ -45,39 +49,69 @@ class Searcher:
     ) -> None:
         self._librarian = librarian
         self._retriever = Retriever(embedder, shards, config.retrieval.timeout_s)
+        self._staged = config.retrieval.stage_s > 0
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> Found:
         """At most ``top_k`` distinct texts, best first; of equal ones the first that may be shown.
 
         Raises NotFound for a store that is not the tenant's.
         """
+        async with contextlib.aclosing(self.stages(tenant, query, retrieval)) as stages:
+            async for found in stages:
+                if found.is_final:
+                    return found
+        raise AssertionError("a search ended without a final stage")
+
+    async def stages(self, tenant: TenantId, query: str, retrieval: Retrieval) -> AsyncGenerator[Found, None]:
+        """``search`` in stages: what may be shown of what was found so far; the last one ``is_final``.
+
+        Closing the iterator ends the search. With ``retrieval.stage_s`` of 0 there is one stage.
+        """
         reuse, vector = await asyncio.gather(
             reply(self._librarian.authorize.remote(tenant, retrieval.store_ids), "librarian"),
             self._retriever.embed(query),
         )
+        weights = Weights(retrieval.embedding_weight, retrieval.text_weight)
+        asked_for = Query(query, vector, retrieval.store_ids, weights)
         asked = retrieval.top_k
         while True:
-            retrieved = await self._retriever.search(vector, retrieval.store_ids, asked)
-            documents = list({_document(scored): None for scored in retrieved.passages})
-            described = await reply(self._librarian.describe.remote(documents), "librarian")
-            live = {
-                document: attributes
-                for document, attributes in zip(documents, described, strict=True)
-                if attributes is not None
-            }
-            kept = _distinct_texts(
-                scored
-                for scored in retrieved.passages
-                if _document(scored) in live and _wanted(scored, live[_document(scored)], retrieval)
-            )
-            # filters and copies thin the result out: ask for more until it is full or there is no more
-            exhausted = len(retrieved.passages) < asked or _below(retrieved.passages[-1], retrieval)
-            if len(kept) >= retrieval.top_k or exhausted:
-                degraded = tuple(
-                    f"retrieval shard {shard} did not answer" for shard in retrieved.missing_shards
-                )
-                return Found(kept[: retrieval.top_k], live, degraded, tuple(reuse))
+            async with contextlib.aclosing(self._results(asked_for, asked)) as results:
+                async for result in results:
+                    found = await self._found(result, retrieval, tuple(reuse))
+                    # filters and copies thin it out: ask for more until it is full or there is no more
+                    exhausted = len(result.passages) < asked or _below(result.passages[-1], retrieval)
+                    enough = len(found.passages) >= retrieval.top_k or exhausted
+                    yield replace(found, is_final=result.is_final and enough)
+            if enough:
+                return
             asked *= 4
+
+    async def _results(self, query: Query, k: int) -> AsyncGenerator[SearchResult, None]:
+        if not self._staged:
+            yield await self._retriever.search(query, k)
+            return
+        async with contextlib.aclosing(self._retriever.stages(query, k)) as results:
+            async for result in results:
+                yield result
+
+    async def _found(
+        self, result: SearchResult, retrieval: Retrieval, reuse: tuple[Reuse | None, ...]
+    ) -> Found:
+        """What may be shown of a result, as of now."""
+        documents = list({_document(scored): None for scored in result.passages})
+        described = await reply(self._librarian.describe.remote(documents), "librarian")
+        live = {
+            document: attributes
+            for document, attributes in zip(documents, described, strict=True)
+            if attributes is not None
+        }
+        kept = _distinct_texts(
+            scored
+            for scored in result.passages
+            if _document(scored) in live and _wanted(scored, live[_document(scored)], retrieval)
+        )
+        degraded = tuple(f"retrieval shard {shard} did not answer" for shard in result.missing_shards)
+        return Found(kept[: retrieval.top_k], live, degraded, reuse, result.is_final)
 
 
 def _document(scored: ScoredPassage) -> Document:

@@ -71,10 +71,24 @@ def is_scalar(value: object) -> bool:
     return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
+class HybridSearch(Part):
+    """Weights of reciprocal rank fusion."""
+
+    embedding_weight: float = Field(default=1.0, ge=0, le=1e6)
+    text_weight: float = Field(default=1.0, ge=0, le=1e6)
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if not self.embedding_weight and not self.text_weight:
+            raise ValueError("one of embedding_weight and text_weight must be above 0")
+        return self
+
+
 class RankingOptions(Part):
     ranker: str | None = None
     """Accepted and ignored: there is one ranker."""
     score_threshold: float | None = Field(default=None, ge=-1, le=1)
+    hybrid_search: HybridSearch | None = None
 
 
 ReuseChoice = Literal["exact", "blend"] | None

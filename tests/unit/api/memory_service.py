@@ -140,6 +140,7 @@ class MemoryService:
         self._batches: dict[str, _Batch] = {}
         self._responses = ResponseMemory(2**20)
         self.requests: list[tuple[TenantId, AnswerRequest]] = []
+        self.searched: list[Retrieval] = []
         self.streams: list[Stream] = []
         self.missing: tuple[str, ...] = ()
         self.disk_full = False
@@ -188,6 +189,7 @@ class MemoryService:
         return Answer(head, stream)
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> SearchResult:
+        self.searched.append(retrieval)
         hits = []
         words = set(query.lower().split())
         for store_id in retrieval.store_ids:

@@ -247,6 +247,35 @@ def test_update_goes_on_when_a_staged_search_is_given_up() -> None:
     assert found(shard, "query", 1) == [("later", 0)]
 
 
+def test_words_follow_updates_and_stay_in_their_store() -> None:
+    shard = make_shard()
+    put(shard, "mine", "lynx and fox", "fox")
+    put(shard, "other", "lynx", store=B)
+
+    def by_words(question: str | None, store: StoreId = A) -> list[tuple[str, int]]:
+        (stage,) = shard.search_staged({store}, embed(["query"])[0], 10, 1.0, question)
+        return [(scored.passage.doc_id, scored.passage.index) for scored in stage.by_words]
+
+    assert by_words("lynx") == [("mine", 0)]
+    assert by_words("fox") == [("mine", 1), ("mine", 0)]
+    assert by_words("lynx", B) == [("other", 0)]
+    assert by_words(None) == []
+    put(shard, "mine", "badger")
+    assert by_words("fox") == []
+    assert by_words("badger") == [("mine", 0)]
+    shard.delete(A, DocId("mine"))
+    assert by_words("badger") == []
+    shard.drop_store(B)
+    assert by_words("lynx", B) == []
+
+
+def test_words_are_not_searched_when_there_is_no_index_of_them() -> None:
+    shard = make_shard(words=False)
+    put(shard, "file", "lynx")
+    (stage,) = shard.search_staged({A}, embed(["query"])[0], 10, 1.0, "lynx")
+    assert stage.by_words == ()
+
+
 def test_owner_is_stable_and_spreads_documents() -> None:
     # another value here moves the documents of existing clusters
     assert [owner(A, DocId(f"file-{n}"), 4) for n in range(6)] == [0, 2, 3, 1, 0, 0]

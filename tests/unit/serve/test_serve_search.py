@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mygo.api.filters import Comparison
 from mygo.api.service import Attributes, Retrieval
-from mygo.config import Config
+from mygo.config import Config, parse
+from mygo.retrieval import Stage
 from mygo.serve.search import Found, Searcher
 from mygo.types import ContentHash, DocId, Passage, Reuse, ScoredPassage, StoreId, TenantId
 
@@ -52,9 +53,11 @@ class Corpus:
             for i, (score, text) in enumerate(zip(scores, texts or map(str, range(len(scores))), strict=True))
         ]
 
-        def search(stores: Sequence[StoreId], vector: Any, k: int) -> list[ScoredPassage]:
+        def search(stores: Sequence[StoreId], vector: Any, k: int, question: str | None) -> Stage:
             self.asked.append(k)
-            return passages[:k]
+            # by words, it is the other way round
+            by_words = [ScoredPassage(each.passage, 1 - each.score) for each in reversed(passages)]
+            return Stage(tuple(passages[:k]), True, tuple(by_words[:k]) if question else ())
 
         def describe(documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
             return [attributes[int(document)] for _, document in documents]
@@ -136,3 +139,65 @@ def test_search_is_the_best_of_what_may_be_shown(
     corpus = Corpus(scores, [attributes for _, attributes in documents], [text for text, _ in documents])
     found = corpus.search(filters=Comparison("user", "eq", "y") if filtered else None, min_score=min_score)
     assert ids(found) == list(best.values())[:4]
+
+
+def test_hybrid_search_ranks_by_words_too() -> None:
+    corpus = Corpus([0.9, 0.8, 0.7], [{}] * 3)
+    # the middle one is second in both rankings
+    found = corpus.search(embedding_weight=1.0, text_weight=1.0)
+    assert ids(found) == ["0", "2", "1"]
+    assert corpus.asked == [50]
+    assert all(0 < scored.score <= 1 for scored in found.passages)
+    assert ids(corpus.search(embedding_weight=0.0, text_weight=1.0)) == ["2", "1", "0"]
+
+
+class Stages:
+    """Like ``Part``, of one shard that finds better passages stage by stage."""
+
+    def __init__(self, passages: Sequence[ScoredPassage]) -> None:
+        self._passages = passages
+
+    def options(self, *, stream: bool) -> Any:
+        async def stages(stores: Any, vector: Any, k: int, question: Any) -> Any:
+            for found in (2, 3):
+                yield Stage(tuple(self._passages[-found:][:k]), False)
+            yield Stage(tuple(self._passages[:k]), True)
+
+        class Stream:
+            def __init__(self, *arguments: Any) -> None:
+                self._stages = stages(*arguments)
+
+            def __aiter__(self) -> Any:
+                return self._stages
+
+            def cancel(self) -> None: ...
+
+        return type("Handle", (), {"stages": type("Method", (), {"remote": staticmethod(Stream)})})
+
+
+def test_stages_show_only_what_may_be_shown_and_the_last_is_final() -> None:
+    """Scenario: a filter leaves too few of the first four, so that a wider search follows."""
+    passages = [
+        ScoredPassage(Passage(DocId(str(i)), 0, str(i), ContentHash(str(i)), STORE), 1 - i / 10)
+        for i in range(8)
+    ]
+    attributes: list[Attributes | None] = [{"odd": i % 2 == 1} for i in range(8)]
+    attributes[3] = None
+    librarian = Part(
+        authorize=lambda tenant, stores: [None],
+        describe=lambda documents: [attributes[int(document)] for _, document in documents],
+    )
+    config = parse({"retrieval": {"stage_s": 0.001}})
+    embedder = Part(embed_query=lambda text: np.ones(2, np.float32))
+    searcher = Searcher(config, librarian, embedder, [Stages(passages)])  # type: ignore[arg-type,list-item]
+    wanted = Retrieval(store_ids=(STORE,), top_k=4, filters=Comparison("odd", "eq", True))
+
+    async def collected() -> list[Found]:
+        return [found async for found in searcher.stages(TenantId("t"), "question", wanted)]
+
+    stages = asyncio.run(collected())
+    assert [found.is_final for found in stages] == [False] * (len(stages) - 1) + [True]
+    assert len(stages) > 1
+    assert all(int(document) % 2 and document != "3" for found in stages for document in ids(found))
+    assert ids(stages[-1]) == ["1", "5", "7"]
+    assert ids(asyncio.run(searcher.search(TenantId("t"), "question", wanted))) == ["1", "5", "7"]

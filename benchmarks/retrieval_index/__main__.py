@@ -1,0 +1,225 @@
+"""Recall, speed and memory of every index kind, and staged search beside search in one go.
+
+    python -m benchmarks.retrieval_index [--vectors N] [--kinds flat,ivf,...] [--set KEY=VALUE] ...
+
+Vectors are synthetic (topics, documents, passages; 384 dimensions). Truth is brute force. Each kind is
+built and searched by the production code, with the shipped settings unless ``--set`` says otherwise, in a
+process of its own. Finished kinds are kept: the same command goes on where it was stopped. Exit status 1 if
+a bound is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import folders
+from benchmarks.accept import revision
+from benchmarks.arguments import count, whole_number
+from benchmarks.harness.machine import cpu_name
+from benchmarks.retrieval_index import vectors
+from benchmarks.retrieval_index.measure import RESULTS
+from mygo.config_retrieval import RetrievalConfig
+from mygo.errors import ConfigError, MygoError
+
+KINDS = ("flat", "ivf", "ivfpq", "hnsw")
+MEMORY_MB = 300
+"""Bound of 10^6 vectors under ivfpq."""
+STAGED_RATIO = 1.15
+"""Bound of four stages of inverted lists over one. It is not asked of codes, which are searched in less than
+a millisecond: with stages that are worth a message, they have one."""
+console = Console(width=None if sys.stdout.isatty() else 140)
+
+
+def main() -> None:
+    try:
+        run(_arguments())
+    except MygoError as error:
+        console.print(f"[red]{error}[/]")
+        sys.exit(2)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    folder = folders.made(arguments.out / f"{arguments.vectors}-{arguments.seed}")
+    _prepare(folder, arguments)
+    done = [_measured(folder, kind, arguments) for kind in arguments.kinds]
+    _print(done)
+    broken = _broken(done)
+    for bound in broken:
+        console.print(f"[red]broken[/]: {bound}")
+    sys.exit(1 if broken else 0)
+
+
+def _prepare(folder: Path, arguments: argparse.Namespace) -> None:
+    data, queries = folder / "vectors.f32", max(arguments.queries, arguments.staged_queries)
+    if not data.exists():
+        console.print(f"making {arguments.vectors:,} vectors")
+        vectors.write(data, arguments.vectors, arguments.seed)
+    asked = vectors.questions(vectors.mapped(data, arguments.vectors), queries, arguments.seed)
+    # questions lie in the order of their passages, and only the first ones are asked for recall
+    np.save(folder / "questions.npy", np.random.default_rng(arguments.seed).permutation(asked))
+    truth = folder / "truth.npy"
+    if not truth.exists() or len(np.load(truth)) < arguments.queries:
+        console.print("brute force")
+        np.save(truth, _truth(folder, arguments))
+
+
+def _truth(folder: Path, arguments: argparse.Namespace) -> np.ndarray[Any, np.dtype[np.int64]]:
+    heap: Any = faiss.ResultHeap(arguments.queries, RESULTS, keep_max=True)
+    asked = np.load(folder / "questions.npy")[: arguments.queries]
+    data = vectors.mapped(folder / "vectors.f32", arguments.vectors)
+    for start in range(0, len(data), 100_000):
+        part: Any = faiss.IndexFlatIP(vectors.DIMENSIONS)
+        part.add(np.ascontiguousarray(data[start : start + 100_000]))
+        scores, rows = part.search(asked, RESULTS)
+        heap.add_result(scores, rows + start)
+    heap.finalize()
+    found: np.ndarray[Any, np.dtype[np.int64]] = heap.I
+    return found
+
+
+def _measured(folder: Path, kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    config = {"index": kind, "approximate_from_vectors": 256, **arguments.settings}
+    RetrievalConfig(**config)
+    name = "-".join([kind, *(f"{key}={value}" for key, value in sorted(arguments.settings.items()))])
+    kept = folder / f"{name}.json"
+    if not kept.exists():
+        console.print(f"{name}: building and searching")
+        asked = {
+            "folder": str(folder),
+            "config": config,
+            "vectors": arguments.vectors,
+            "queries": arguments.queries,
+            "staged_queries": arguments.staged_queries,
+        }
+        ended = subprocess.run(
+            [sys.executable, "-m", "benchmarks.retrieval_index.measure", json.dumps(asked)],
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        if ended.returncode:
+            raise MygoError(f"{name}: its process ended with status {ended.returncode}; its error is above")
+        result = {
+            "commit": revision(),
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            **json.loads(ended.stdout),
+        }
+        unfinished = kept.with_suffix(".partial")
+        unfinished.write_text(json.dumps(result, indent=1))
+        unfinished.replace(kept)
+    read: dict[str, Any] = json.loads(kept.read_text())
+    return read
+
+
+def _print(done: list[dict[str, Any]]) -> None:
+    table = Table(
+        title=f"{done[0]['vectors']:,} synthetic vectors x {vectors.DIMENSIONS}, top {RESULTS}, one thread"
+    )
+    for heading in (
+        "index",
+        "settings",
+        "recall",
+        "queries/s",
+        "p50 ms",
+        "p99 ms",
+        "memory MB",
+        "build s",
+        "CPU s",
+    ):
+        table.add_column(heading, justify="left" if heading in ("index", "settings") else "right")
+    for row in done:
+        table.add_row(
+            row["kind"],
+            ", ".join(f"{key} {value}" for key, value in row["settings"].items()),
+            f"{row['recall']:.3f}",
+            f"{row['queries_per_s']:,.0f}",
+            f"{row['median_ms']:.2f}",
+            f"{row['p99_ms']:.2f}",
+            f"{row['memory_mb']:,.0f}",
+            f"{row['build_s']:,.0f}",
+            f"{row['build_cpu_s']:,.0f}",
+        )
+    console.print(table)
+    staged = Table(title="staged against one go, interleaved")
+    for heading in (
+        "index",
+        "plan",
+        "stages",
+        "one go ms",
+        "staged ms",
+        "ratio",
+        "different",
+        "final after stage",
+    ):
+        staged.add_column(heading, justify="left" if heading == "index" else "right")
+    for row in done:
+        for plan in row["staged"]:
+            staged.add_row(
+                row["kind"],
+                str(plan["plan"]),
+                f"{plan['stages']:.1f}",
+                f"{plan['one_go_ms']:.3f}",
+                f"{plan['staged_ms']:.3f}",
+                f"{plan['ratio']:.3f}",
+                str(plan["different"]),
+                " ".join(f"{share:.2f}" for share in plan["final_after"]),
+            )
+    console.print(staged)
+
+
+def _broken(done: list[dict[str, Any]]) -> list[str]:
+    broken = []
+    for row in done:
+        allowed_mb = MEMORY_MB * max(row["vectors"], 100_000) / 1e6
+        if row["kind"] == "ivfpq" and row["memory_mb"] > allowed_mb:
+            broken.append(f"ivfpq takes {row['memory_mb']:.0f} MB, more than {allowed_mb:.0f}")
+        for plan in row["staged"]:
+            if plan["different"]:
+                broken.append(f"{row['kind']}: {plan['different']} staged searches differ from one go")
+            if row["kind"] == "ivf" and plan["plan"] == 4 and plan["ratio"] > STAGED_RATIO:
+                broken.append(f"{row['kind']}: four stages take {plan['ratio']:.2f} of one go")
+    return broken
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise argparse.ArgumentTypeError(f"{kind} is not one of {', '.join(KINDS)}")
+    return kinds
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval_index", description=__doc__)
+    parser.add_argument("--vectors", type=count, default=100_000)
+    parser.add_argument("--kinds", type=_kinds, default=list(KINDS), help="comma-separated")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of `retrieval`"
+    )
+    parser.add_argument("--queries", type=count, default=1_000, help="for recall and speed")
+    parser.add_argument("--staged-queries", type=whole_number, default=10_000, help="per plan; 0 for none")
+    parser.add_argument("--seed", type=whole_number, default=0)
+    parser.add_argument("--out", type=Path, default=Path("results/retrieval_index"))
+    arguments = parser.parse_args()
+    pairs = (each.partition("=") for each in arguments.set)
+    arguments.settings = {key: yaml.safe_load(value) for key, _, value in pairs}
+    unknown = arguments.settings.keys() - RetrievalConfig.model_fields.keys()
+    if unknown:
+        raise ConfigError(f"--set {', '.join(sorted(unknown))}: no such key in the section `retrieval`")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

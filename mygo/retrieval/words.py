@@ -1,0 +1,93 @@
+"""Passages by the words that they share with a question: BM25, in SQLite's full-text index (FTS5)."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mygo.types import StoreId
+
+_MOST_WORDS = 64
+"""Of a question. The longest are kept: they are the rarest as a rule."""
+_WORD = re.compile(r"\w+")
+_COMMON = {
+    "a", "about", "an", "and", "are", "as", "at", "be", "by", "can", "did", "do", "does", "for", "from",
+    "had", "has", "have", "how", "i", "in", "is", "it", "its", "many", "much", "of", "on", "or", "that",
+    "the", "their", "them", "there", "they", "this", "to", "was", "were", "what", "when", "where",
+    "which", "who", "whom", "whose", "why", "will", "with", "you", "your",
+}  # fmt: skip
+"""English words that say nothing about a passage. BM25 gives them next to no weight anyway; left out, they
+spare the reading of nearly every passage's entry."""
+
+
+class WordIndex:
+    """One table per store, in a file without a name: the system takes it back when the process ends.
+
+    Thread-safe; calls wait for one another.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """``folder``: on a drive with room for all texts; None for the system's temporary folder."""
+        self._calls = threading.Lock()
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".sqlite3") as file:
+            self._database = sqlite3.connect(file.name, check_same_thread=False, isolation_level=None)
+            # nothing outlives the process, so nothing needs to be safe from its end
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("PRAGMA journal_mode = MEMORY")
+            self._database.execute("PRAGMA synchronous = OFF")
+            self._database.execute("CREATE TABLE opened (x)")
+        self._tables: dict[StoreId, str] = {}
+        self._made = 0
+
+    def add(self, store_id: StoreId, texts: Iterable[tuple[int, str]]) -> None:
+        """(row, text) each; the rows must be new."""
+        with self._calls, self._database:
+            self._database.execute("BEGIN")
+            table = self._tables.get(store_id) or self._make(store_id)
+            self._database.executemany(f"INSERT INTO {table} (rowid, text) VALUES (?, ?)", texts)
+
+    def remove(self, store_id: StoreId, rows: Iterable[int]) -> None:
+        """Rows that are not there are ignored."""
+        with self._calls, self._database:
+            if table := self._tables.get(store_id):
+                self._database.execute("BEGIN")
+                self._database.executemany(f"DELETE FROM {table} WHERE rowid = ?", ((row,) for row in rows))
+
+    def drop(self, store_id: StoreId) -> None:
+        """One that is not there is ignored."""
+        with self._calls:
+            if table := self._tables.pop(store_id, None):
+                self._database.execute(f"DROP TABLE {table}")
+
+    def search(self, store_id: StoreId, question: str, k: int) -> list[tuple[int, float]]:
+        """(row, BM25 score, higher is better) of the best ``k`` passages that have any of the words."""
+        words = _words(question)
+        with self._calls:
+            table = self._tables.get(store_id)
+            if table is None or not words:
+                return []
+            found: list[tuple[int, float]] = self._database.execute(
+                f"SELECT rowid, -rank FROM {table} WHERE {table} MATCH ? ORDER BY rank, rowid LIMIT ?",
+                (" OR ".join(f'"{word}"' for word in words), k),
+            ).fetchall()
+            return found
+
+    def _make(self, store_id: StoreId) -> str:
+        self._made += 1
+        table = f"store_{self._made}"
+        self._database.execute(
+            f"CREATE VIRTUAL TABLE {table} USING fts5"
+            " (text, tokenize = 'porter unicode61 remove_diacritics 2')"
+        )
+        self._tables[store_id] = table
+        return table
+
+
+def _words(question: str) -> Sequence[str]:
+    words = list(dict.fromkeys(_WORD.findall(question.lower())))
+    telling = [word for word in words if word not in _COMMON] or words
+    return sorted(telling, key=len, reverse=True)[:_MOST_WORDS]

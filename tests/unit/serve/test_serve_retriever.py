@@ -1,0 +1,269 @@
+"""Shards and the client that asks them, staged and in one go, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mygo.config import Config, parse
+from mygo.corpus import Upsert
+from mygo.errors import Unavailable
+from mygo.retrieval import SearchResult, Stage, Weights
+from mygo.serve.retriever import Query, Retriever, ShardServer
+from mygo.types import PUBLIC, ContentHash, DocId, Passage, ScoredPassage, StoreId, TenantId
+
+STORE = StoreId("vs_1")
+DIMENSIONS = 8
+
+
+class Handle:
+    """A deployment handle whose methods run here; with ``options(stream=True)`` they give streams."""
+
+    def __init__(self, part: Any, streams: list[Stream] | None = None, *, is_stream: bool = False) -> None:
+        self._part = part
+        self._streams = [] if streams is None else streams
+        self._is_stream = is_stream
+
+    def options(self, *, stream: bool) -> Handle:
+        return Handle(self._part, self._streams, is_stream=stream)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._part, name)
+
+        def remote(*args: Any) -> Any:
+            if not self._is_stream:
+                return method(*args)
+            self._streams.append(Stream(method(*args)))
+            return self._streams[-1]
+
+        return type("Method", (), {"remote": staticmethod(remote)})
+
+
+class Stream:
+    def __init__(self, stages: AsyncIterator[Stage]) -> None:
+        self._stages = stages
+        self.cancelled = False
+
+    def __aiter__(self) -> AsyncIterator[Stage]:
+        return self._stages
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def vectors(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    drawn = np.random.default_rng(0).standard_normal((count, DIMENSIONS))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Librarian:
+    """A journal of one file with ``passages``, half of which have the word lynx."""
+
+    def __init__(self, passages: int) -> None:
+        texts = [f"{'lynx' if number % 2 else 'fox'} {number}" for number in range(passages)]
+        file = DocId("file")
+        parts = tuple(
+            Passage(file, number, text, ContentHash(text), STORE) for number, text in enumerate(texts)
+        )
+        entry = Upsert(1, STORE, file, TenantId("t"), PUBLIC, "file.txt", ContentHash("file"), parts, 0.0)
+        self._entries = [entry]
+        self.position = 0
+
+    async def status(self) -> dict[str, int]:
+        return {"position": 1}
+
+    async def read(self, after: int, limit: int, wait_s: float) -> list[Upsert]:
+        if after < 1:
+            return self._entries
+        await asyncio.sleep(wait_s)
+        return []
+
+    async def applied(self, shard: int, position: int) -> None:
+        self.position = position
+
+
+class Embedder:
+    async def describe(self) -> tuple[int, str]:
+        return DIMENSIONS, "fingerprint"
+
+    async def embed(self, texts: list[str]) -> Any:
+        return vectors(len(texts))
+
+
+@contextlib.asynccontextmanager
+async def shard_server(folder: Path, passages: int = 400) -> AsyncIterator[ShardServer]:
+    """With its index built."""
+    config = parse(
+        {
+            "cluster": {"data_dir": str(folder)},
+            "retrieval": {"shards": 1, "approximate_from_vectors": 300, "ivf_probes": 40, "stage_s": 1e-9},
+        }
+    )
+    librarian = Librarian(passages)
+    server = ShardServer.__new__(ShardServer)
+    await server.__init__(0, config, Handle(librarian), Handle(Embedder()))  # type: ignore[misc]
+    try:
+        while librarian.position < 1 or server._shard.kind(STORE) != "ivf":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        yield server
+    finally:
+        for task in server._background:
+            task.cancel()
+
+
+async def collected(stages: AsyncIterator[Any]) -> list[Any]:
+    return [stage async for stage in stages]
+
+
+def test_last_stage_of_a_shard_server_is_its_search(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with shard_server(tmp_path) as server:
+            for question in (None, "lynx"):
+                once = await server.search([STORE], vectors(1)[0], 8, question)
+                stages = await collected(server.stages([STORE], vectors(1)[0], 8, question))
+                assert stages[-1] == once
+                assert once.is_final
+                assert len(once.passages) == 8
+                assert len(once.by_words) == (8 if question else 0)
+                assert len(stages) > 1
+                assert not any(stage.is_final for stage in stages[:-1])
+
+    asyncio.run(check())
+
+
+def test_search_of_a_shard_server_ends_when_its_stages_are_closed(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with shard_server(tmp_path) as server:
+            stages = server.stages([STORE], vectors(1)[0], 8)
+            assert not (await anext(stages)).is_final
+            await stages.aclose()
+            # an update is not held up
+            await asyncio.wait_for(asyncio.to_thread(server._shard.delete, STORE, DocId("file")), 5)
+            assert (await server.search([STORE], vectors(1)[0], 8)).passages == ()
+
+    asyncio.run(check())
+
+
+def test_stages_of_a_shard_server_raise_what_the_search_failed_with(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with shard_server(tmp_path) as server:
+            with pytest.raises(AssertionError, match="query"):
+                await collected(server.stages([STORE], vectors(1)[0][:3], 8))
+
+    asyncio.run(check())
+
+
+def scored(doc: str, score: float) -> ScoredPassage:
+    return ScoredPassage(Passage(DocId(doc), 0, doc, ContentHash(doc), STORE), score)
+
+
+class Scripted:
+    """A shard that gives these stages; None is a long pause, an error is raised."""
+
+    def __init__(self, *script: Stage | Exception | None) -> None:
+        self._script = script
+
+    async def stages(self, *arguments: Any) -> AsyncIterator[Stage]:
+        for step in self._script:
+            await asyncio.sleep(0)
+            if step is None:
+                await asyncio.sleep(60)
+            elif isinstance(step, Exception):
+                raise step
+            else:
+                yield step
+
+    async def search(self, *arguments: Any) -> Stage:
+        stage = [stage async for stage in self.stages()][-1]
+        assert stage.is_final
+        return stage
+
+
+def provisional(*passages: ScoredPassage) -> Stage:
+    return Stage(passages, is_final=False)
+
+
+def final(*passages: ScoredPassage) -> Stage:
+    return Stage(passages, is_final=True)
+
+
+def retrieve(*shards: Scripted, staged: bool, timeout_s: float = 0.2) -> list[SearchResult]:
+    handles = [Handle(shard) for shard in shards]
+    retriever = Retriever(Handle(None), handles, timeout_s)  # type: ignore[arg-type]
+    query = Query("question", vectors(1)[0], [STORE], Weights())
+
+    async def ask() -> list[SearchResult]:
+        if not staged:
+            return [await retriever.search(query, 2)]
+        return await collected(retriever.stages(query, 2))
+
+    return asyncio.run(ask())
+
+
+Shards = Callable[[], tuple[Scripted, ...]]
+A, B, C = scored("a", 0.9), scored("b", 0.8), scored("c", 0.7)
+
+
+@pytest.mark.parametrize(
+    ("shards", "missing"),
+    [
+        (lambda: (Scripted(provisional(B), final(A)), Scripted(final(C))), ()),
+        (lambda: (Scripted(final(A)), Scripted(provisional(B), OSError("gone"))), (1,)),
+        (lambda: (Scripted(final(A)), Scripted(None, final(B))), (1,)),
+        (lambda: (Scripted(final(A)), Scripted(provisional(B))), (1,)),
+    ],
+    ids=["both answer", "one dies", "one is late", "one ends too soon"],
+)
+def test_last_stage_names_the_shards_that_are_missing(shards: Shards, missing: tuple[int, ...]) -> None:
+    last = retrieve(*shards(), staged=True)[-1]
+    assert last.is_final
+    assert last.missing_shards == missing
+    assert last.passages == ((A,) if missing else (A, C))
+
+
+def test_stages_come_when_every_shard_has_come_further() -> None:
+    results = retrieve(
+        Scripted(provisional(B), provisional(B, C), final(A, B)),
+        Scripted(provisional(C), final(C)),
+        staged=True,
+    )
+    assert results[-1] == SearchResult((A, B))
+    assert len(results) > 1
+    assert all(not result.is_final and result.passages[0] == B for result in results[:-1])
+
+
+def test_retriever_raises_when_no_shard_answers() -> None:
+    for staged in (True, False):
+        with pytest.raises(Unavailable, match="no retrieval shard answers"):
+            retrieve(Scripted(OSError("gone")), Scripted(None), staged=staged)
+
+
+def test_searches_are_cancelled_when_the_stages_are_closed() -> None:
+    streams: list[Stream] = []
+
+    async def check() -> None:
+        shards = [Handle(Scripted(provisional(each), None), streams) for each in (A, B)]
+        retriever = Retriever(Handle(None), shards, 60.0)  # type: ignore[arg-type]
+        stages = retriever.stages(Query("question", vectors(1)[0], [STORE], Weights()), 2)
+        assert (await anext(stages)).passages == (A, B)
+        await stages.aclose()
+        await asyncio.sleep(0.01)
+        assert [stream.cancelled for stream in streams] == [True, True]
+
+    asyncio.run(check())
+
+
+def test_query_asks_for_words_only_when_they_count() -> None:
+    vector = vectors(1)[0]
+    assert Query("lynx", vector, [STORE], Weights()).arguments(8)[2:] == (8, None)
+    assert Query("lynx", vector, [STORE], Weights(1.0, 0.5)).arguments(8)[2:] == (50, "lynx")
+
+
+def test_shipped_settings_search_in_one_go_by_vectors() -> None:
+    assert (Config().retrieval.stage_s, Config().retrieval.text_weight) == (0.0, 0.0)
