@@ -1,27 +1,29 @@
 """Which of a variant's tokens are recomputed, once it is known how many.
 
-Every method takes the first tokens up to the floor; the rest it ranks. Ties go to the earlier token, so that
-the same scores give the same tokens everywhere.
+Only what is known before a step is scheduled can be recomputed within it, in its token budget. The first
+tokens are. Other methods rank tokens by scores, and were left out:
+
+- Key or value deviation (CacheBlend, arXiv 2405.16444) is known once an early layer of *all* tokens has been
+  computed in their new place, in the middle of the step that was to compute a part of them.
+- Attention to what was before at birth (Cache-Craft, arXiv 2502.15734, Eq. 14) could be stored with a
+  variant. But paged attention returns no weights, and keys of earlier steps lie in the backend's own packing:
+  it takes a second attention, beside the model's, on every prompt that something is kept of.
+
+And there is little to gain where variants are born behind other documents: with SmolLM2-135M, answers are
+nearly as good where nothing is recomputed (``mygo calibrate``; benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 
 class Method(StrEnum):
+    """Part of what approximate blocks are shared as, so that those of one method never pass for another's."""
+
     FIRST_TOKENS = "first_tokens"
-    """The first ones (EPIC, arXiv 2410.15332). Known before anything is computed."""
-    INTER_ATTENTION = "inter_attention"
-    """Those that looked most at what was before at birth (Cache-Craft, arXiv 2502.15734, Eq. 14): the
-    variant's own scores."""
-    KEY_DEVIATION = "key_deviation"
-    """Those whose keys at an early layer are furthest from the stored ones (CacheBlend, arXiv 2405.15444;
-    keys instead of values as in LMCache): scores that exist once that layer was computed. Where heads are
-    spread over ranks, the scores must be summed over them, or ranks would choose differently."""
+    """The first ones (EPIC, arXiv 2410.15332): they take up attention that belongs to what is before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,44 +34,16 @@ class Repair:
     """Alpha: of its tokens, where it shares no context with its birth; in [0, 1]."""
     floor_tokens: int
     """At least so many, the first ones."""
-    method: Method
+    method: Method = Method.FIRST_TOKENS
 
 
-class Scores(Protocol):
-    """One number per token, higher first: a list, a tuple or a 1-d array of floats."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> float: ...
-
-
-def select(
-    method: Method, tokens: int, count: int, *, floor_tokens: int = 0, scores: Scores | None = None
-) -> list[int]:
+def select(method: Method, tokens: int, count: int) -> list[int]:
     """The indices in [0, tokens) of ``count`` tokens to recompute, in ascending order.
 
-    The first ``floor_tokens`` come first, then those of the highest scores; ``scores`` has ``tokens``
-    numbers, and is not looked at by ``first_tokens``. Raises ValueError if there are none for a method that
-    ranks, or not one per token, or a count that cannot be had.
+    Raises ValueError for a count that cannot be had.
     """
     if not 0 <= count <= tokens:
         raise ValueError(f"cannot select {count} of {tokens} tokens")
-    if method is Method.FIRST_TOKENS:
-        return list(range(count))
-    if scores is None or len(scores) != tokens:
-        given = "none" if scores is None else len(scores)
-        raise ValueError(f"{method} needs a score for each of {tokens} tokens, not {given}")
-    first = min(count, floor_tokens)
-    ranked = sorted(range(first, tokens), key=lambda index: (-scores[index], index))
-    return [*range(first), *sorted(ranked[: count - first])]
-
-
-def runs(selected: Sequence[int]) -> list[range]:
-    """Ascending indices as ranges without gaps: each can be computed as one stretch of a sequence."""
-    found: list[range] = []
-    for index in selected:
-        if found and found[-1].stop == index:
-            found[-1] = range(found[-1].start, index + 1)
-        else:
-            found.append(range(index, index + 1))
-    return found
+    match method:
+        case Method.FIRST_TOKENS:
+            return list(range(count))

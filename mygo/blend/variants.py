@@ -75,8 +75,6 @@ class Variant:
     """The domain of the path at the document's end when it was born, thus the narrowest of everything before
     it and its own. Any name that is equal for equal domains will do, such as the path's salt."""
     birth: Birth
-    scores: tuple[float, ...] | None = None
-    """Per token, how much it looked at what was before (Cache-Craft, Eq. 14); None if not measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from rich.table import Table
 from mygo import config as configs
 from mygo import models
 from mygo.blend.calibrate import LEAST_ROWS
-from mygo.blend.selection import Method, Repair
+from mygo.blend.selection import Repair
 from mygo.calibration import groups, plots, questions
 from mygo.calibration.records import EXACT, Records
 from mygo.calibration.report import Line, Report, report
@@ -41,7 +41,6 @@ class Wish:
     count: int
     documents: int
     shares: Sequence[float]
-    methods: Sequence[Method]
     gold_nats_bound: float
     seed: int
     plot: bool
@@ -62,9 +61,6 @@ def calibrate(
     repair_shares: Annotated[
         str, typer.Option("--shares", help="repair shares, with commas")
     ] = "0,0.05,0.1,0.15,0.2,0.3,0.5",
-    selection: Annotated[
-        str, typer.Option("--methods", help="how tokens are selected, with commas")
-    ] = Method.FIRST_TOKENS.value,
     nats_bound: Annotated[
         float, typer.Option(help="most that right answers may lose in likelihood, nats per token")
     ] = 0.1,
@@ -82,7 +78,6 @@ def calibrate(
         count=count,
         documents=documents,
         shares=shares(repair_shares),
-        methods=methods(selection),
         gold_nats_bound=nats_bound,
         seed=seed,
         plot=plot,
@@ -105,14 +100,6 @@ def shares(text: str) -> list[float]:
     return found
 
 
-def methods(text: str) -> list[Method]:
-    """Raises ConfigError for what is no method."""
-    names = [part.strip() for part in text.split(",")]
-    if unknown := [name for name in names if name not in tuple(Method)]:
-        raise ConfigError(f"--methods: {unknown[0]!r} is none of {', '.join(Method)}")
-    return [Method(name) for name in names]
-
-
 def run(config: Config, wish: Wish) -> Report:
     """Measure what is not measured yet, and write report and picture beside the outcomes."""
     if wish.plot:
@@ -125,7 +112,7 @@ def run(config: Config, wish: Wish) -> Report:
         raise BadRequest(f"{len(chosen)} questions are too few: give at least {LEAST_ROWS}")
     posed = groups.groups(chosen, material.passages, documents=wish.documents, seed=wish.seed)
     records = Records(wish.folder, _subject(config, wish, material))
-    repairs = [Repair(share, 0, method) for method in wish.methods for share in wish.shares]
+    repairs = [Repair(share, floor_tokens=0) for share in wish.shares]
     _measure(config, model, posed, repairs, records)
     found = report(records.outcomes, kl_bound=config.reuse.kl_bound, gold_nats_bound=wish.gold_nats_bound)
     (wish.folder / "calibration.json").write_text(json.dumps(found.as_dict(), indent=1) + "\n")

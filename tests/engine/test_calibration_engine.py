@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from mygo.blend.selection import Method, Repair
+from mygo.blend.selection import Repair
 from mygo.calibration.records import EXACT, Outcome
 from mygo.cli.calibrate import Wish, run
 from mygo.config import Config, parse
@@ -121,7 +121,7 @@ def drawn(seed: int, documents: int = 3) -> tuple[tuple[Words, ...], Words]:
 
 
 def first_tokens(share: float) -> Repair:
-    return Repair(share, 0, Method.FIRST_TOKENS)
+    return Repair(share, floor_tokens=0)
 
 
 def test_likelihood_is_that_of_each_token_behind_those_before_it(engine: Any) -> None:
@@ -225,7 +225,6 @@ def test_calibration_goes_on_where_it_was_cut_off(engine: Any, config: Config, t
         count=24,
         documents=3,
         shares=(0.0, 0.25),
-        methods=(Method.FIRST_TOKENS,),
         gold_nats_bound=100.0,
         seed=0,
         plot=False,

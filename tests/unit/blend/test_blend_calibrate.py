@@ -9,7 +9,7 @@ from mygo.blend.calibrate import LEAST_ROWS, Row, calibrate, upper_mean
 from mygo.blend.selection import Method
 from mygo.errors import BadRequest
 
-FIRST, DEVIATION = Method.FIRST_TOKENS, Method.KEY_DEVIATION
+FIRST = Method.FIRST_TOKENS
 
 
 def rows(
@@ -48,10 +48,10 @@ def test_calibrate_leaves_a_setting_when_right_answers_became_less_likely() -> N
     assert chosen(rows(FIRST, 0.15, 0.05, nats=0.11) + rows(FIRST, 0.3, 0.05, nats=0.09)) == (FIRST, 0.3)
 
 
-def test_calibrate_compares_methods_by_what_they_computed() -> None:
-    """Key deviation computes a layer of everything first."""
-    measured = rows(FIRST, 0.15, 0.05) + rows(DEVIATION, 0.05, 0.05, computed_share=0.2)
-    assert chosen(measured) == (FIRST, 0.15)
+def test_calibrate_compares_settings_by_what_they_computed() -> None:
+    """Documents that share their context with their birth are repaired less."""
+    measured = rows(FIRST, 0.15, 0.05, computed_share=0.3) + rows(FIRST, 0.3, 0.05, computed_share=0.2)
+    assert chosen(measured) == (FIRST, 0.3)
 
 
 def test_calibrate_chooses_nothing_when_nothing_keeps_the_bound() -> None:
@@ -59,11 +59,11 @@ def test_calibrate_chooses_nothing_when_nothing_keeps_the_bound() -> None:
 
 
 def test_calibrate_reports_every_setting_in_the_order_of_computation() -> None:
-    measured = rows(FIRST, 0.3, 0.05) + rows(FIRST, 0.0, 0.5, nats=0.25) + rows(DEVIATION, 0.15, 0.1)
+    measured = rows(FIRST, 0.3, 0.05) + rows(FIRST, 0.0, 0.5, nats=0.25) + rows(FIRST, 0.15, 0.1)
     found = calibrate(measured, kl_bound=0.12, gold_nats_bound=0.1, rng=Random(0)).settings
     assert [(each.method, each.alpha, each.rows) for each in found] == [
         (FIRST, 0.0, 60),
-        (DEVIATION, 0.15, 60),
+        (FIRST, 0.15, 60),
         (FIRST, 0.3, 60),
     ]
     assert [each.kl for each in found] == pytest.approx([0.5, 0.1, 0.05])

@@ -5,28 +5,21 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mygo.blend.selection import Method
 from mygo.calibration.records import EXACT, Outcome
 from mygo.calibration.report import report
 from mygo.cli.app import app
-from mygo.cli.calibrate import methods, shares, show
+from mygo.cli.calibrate import shares, show
 from mygo.errors import ConfigError
 
 
 def test_lists_are_read() -> None:
     assert shares("0, 0.15,.3") == [0.0, 0.15, 0.3]
-    assert methods("first_tokens") == [Method.FIRST_TOKENS]
 
 
 @pytest.mark.parametrize("text", ["", "a", "0,1", "-0.1", "0;0.1"])
 def test_shares_are_refused_when_they_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--shares"):
         shares(text)
-
-
-def test_method_is_refused_when_there_is_none_of_that_name() -> None:
-    with pytest.raises(ConfigError, match="'last_tokens' is none of first_tokens"):
-        methods("first_tokens,last_tokens")
 
 
 def test_command_asks_for_documents_or_questions() -> None:
