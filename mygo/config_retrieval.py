@@ -23,6 +23,12 @@ class RetrievalConfig(Section):
     text_weight: float = Field(default=0.0, ge=0)
     """What the ranking by words counts, beside 1 for that by vectors, in requests that do not say
     (`ranking_options.hybrid_search`). 0 ranks by vectors alone."""
+    reranker: str | None = None
+    """A cross-encoder that orders what was found anew: a sentence-transformers directory, a directory with an
+    ONNX file and its tokenizer.json (needs the package onnxruntime), or a Hugging Face id. It reads question
+    and passage together, which takes some 10 ms of a core per passage. None for none."""
+    reranker_candidates: int = Field(default=24, ge=1)
+    """Passages that the reranker reads per question, or as many as are asked for if these are more."""
     stage_s: float = Field(default=0.0, ge=0)
     """Search in stages of about this many seconds, each with a provisional result; 0: in one go. Only `ivf`
     and `ivfpq` have several stages, and only if their searches take at least two of these."""

@@ -73,6 +73,7 @@ class Context:
             filters=filters.to_filter() if filters else None,
             min_score=ranking.score_threshold if ranking else None,
             embedding_weight=hybrid.embedding_weight if hybrid else 1.0,
+            rerank=ranking is None or ranking.ranker != "none",
             text_weight=hybrid.text_weight if hybrid else self.config.retrieval.text_weight,
         )
 

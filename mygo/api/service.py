@@ -53,6 +53,8 @@ class Retrieval:
     embedding_weight: float = 1.0
     text_weight: float = 0.0
     """What the rankings by vectors and by words count; with 0 for words, scores are cosine similarities."""
+    rerank: bool = True
+    """Whether the deployment's reranker, if it has one, has the last word; scores are then its, in 0..1."""
 
 
 @dataclass(frozen=True, slots=True)

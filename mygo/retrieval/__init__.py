@@ -33,8 +33,8 @@ Why
   the settings or FAISS changed.
 - GPU indexes are not here: the CPU package has none, so they could not have been run.
 
-Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``words``, ``merge``, ``fusion``, ``replay``,
-``snapshot``, ``embed``.
+Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``words``, ``merge``, ``fusion``, ``rerank``,
+``replay``, ``snapshot``, ``embed``.
 """
 
 from mygo.retrieval import snapshot

@@ -13,7 +13,7 @@ Arrows are data. Ray Serve deployments, each with its file here:
 
 - ``ingress.py``: HTTP in OpenAI's shape (the shape itself is ``mygo/api``); one request, top to bottom.
 - ``librarian.py``: the corpus on disk. Shards pull its journal, workers what is deleted (``deletions.py``).
-- ``retriever.py``: the embedder, and the FAISS shards, which are pure functions of the journal.
+- ``retriever.py``: the embedder, the FAISS shards, which are pure functions of the journal, and a reranker.
 - ``worker.py``: one vLLM engine each (``vllm_engine.py``). Says what its cache holds; dies with its engine.
   ``emulated_worker.py`` stands in for it in load tests: the same, but its engine only takes time.
 - ``directory_server.py``: collects what workers say. Each ingress pulls it into a copy of its own.
@@ -41,7 +41,7 @@ from mygo.serve import emulated_worker, worker
 from mygo.serve.directory_server import DirectoryServer
 from mygo.serve.ingress import Ingress
 from mygo.serve.librarian import Librarian
-from mygo.serve.retriever import EmbedderServer, ShardServer
+from mygo.serve.retriever import EmbedderServer, RerankerServer, ShardServer
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,14 @@ def build(
         for index in range(config.retrieval.shards)
     ]
 
+    reranker = None
+    if config.retrieval.reranker is not None:
+        reranker = _light(RerankerServer, "reranker").bind(config.retrieval.reranker, config.embedder.batch)
+
     ingress = _light(Ingress, "ingress", replicas=config.http.ingress_replicas)
-    return ingress.bind(config, paths.language_model, worker_app, directory, librarian, embedder, shards)
+    return ingress.bind(
+        config, paths.language_model, worker_app, directory, librarian, embedder, shards, reranker
+    )
 
 
 def _light(part: type, name: str, *, replicas: int = 1) -> Deployment:

@@ -92,6 +92,7 @@ class Ingress(CorpusService):
         librarian: DeploymentHandle,
         embedder: DeploymentHandle,
         shards: Sequence[DeploymentHandle],
+        reranker: DeploymentHandle | None,
     ) -> None:
         super().__init__(librarian)
         self._config = config
@@ -112,7 +113,7 @@ class Ingress(CorpusService):
             config.prompt.conversations, root=root, system=config.prompt.system
         )
         self._dispatcher = Dispatcher(config, workers, directory, rng=random.Random())
-        self._searcher = Searcher(config, librarian, embedder, shards)
+        self._searcher = Searcher(config, librarian, embedder, shards, reranker)
         self._status = ClusterStatus(config, librarian, shards, self._dispatcher)
         self._cache = CacheReport(config, workers, librarian, self._dispatcher, self._salt)
         self._quality = QualityReport(config, workers, librarian, self._dispatcher)

@@ -25,6 +25,7 @@ from mygo.config import Config
 from mygo.corpus import Delete
 from mygo.errors import Unavailable
 from mygo.retrieval import Embedder, Replayer, SearchResult, Shard, ShardStages, Stage, Weights, snapshot
+from mygo.retrieval.rerank import load_reranker
 from mygo.retrieval.stored import scratch_folder
 from mygo.serve.calls import reply
 from mygo.types import StoreId
@@ -84,6 +85,18 @@ class EmbedderServer:
 
     async def _in_thread(self, embed: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Vectors:
         return await asyncio.get_running_loop().run_in_executor(self._thread, embed, texts)
+
+
+class RerankerServer:
+    """Deployment: the cross-encoder, one question after another."""
+
+    def __init__(self, model: str, batch: int) -> None:
+        self._reranker = load_reranker(model, batch)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank")
+
+    async def scores(self, question: str, texts: Sequence[str]) -> list[float]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._reranker.scores, question, texts)
 
 
 class ShardServer:

@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from mygo.api.filters import matches
 from mygo.api.service import Attributes, Retrieval
 from mygo.config import Config
+from mygo.errors import Unavailable
 from mygo.retrieval import SearchResult, Weights
 from mygo.serve.calls import reply
 from mygo.serve.retriever import Query, Retriever
@@ -46,10 +47,13 @@ class Searcher:
         librarian: DeploymentHandle,
         embedder: DeploymentHandle,
         shards: Sequence[DeploymentHandle],
+        reranker: DeploymentHandle | None = None,
     ) -> None:
         self._librarian = librarian
         self._retriever = Retriever(embedder, shards, config.retrieval.timeout_s)
         self._staged = config.retrieval.stage_s > 0
+        self._reranker = reranker
+        self._candidates = config.retrieval.reranker_candidates
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> Found:
         """At most ``top_k`` distinct texts, best first; of equal ones the first that may be shown.
@@ -65,8 +69,41 @@ class Searcher:
     async def stages(self, tenant: TenantId, query: str, retrieval: Retrieval) -> AsyncGenerator[Found, None]:
         """``search`` in stages: what may be shown of what was found so far; the last one ``is_final``.
 
-        Closing the iterator ends the search. With ``retrieval.stage_s`` of 0 there is one stage.
+        Closing the iterator ends the search. With ``retrieval.stage_s`` of 0 there is one stage. A reranker
+        has its say in the last stage only.
         """
+        if self._reranker is None or not retrieval.rerank:
+            async for found in self._stages(tenant, query, retrieval):
+                yield found
+            return
+        candidates = replace(retrieval, top_k=max(retrieval.top_k, self._candidates), min_score=None)
+        async with contextlib.aclosing(self._stages(tenant, query, candidates)) as stages:
+            async for found in stages:
+                if found.is_final:
+                    yield await self._reranked(self._reranker, query, found, retrieval)
+                else:
+                    yield replace(found, passages=found.passages[: retrieval.top_k])
+
+    async def _reranked(
+        self, reranker: DeploymentHandle, query: str, found: Found, retrieval: Retrieval
+    ) -> Found:
+        texts = [scored.passage.text for scored in found.passages]
+        try:
+            scores = await reply(reranker.scores.remote(query, texts), "reranker")
+        except Unavailable as error:
+            degraded = (*found.degraded, f"{error}: passages are in the order in which they were found")
+            return replace(found, passages=found.passages[: retrieval.top_k], degraded=degraded)
+        rescored = [
+            ScoredPassage(scored.passage, score)
+            for scored, score in zip(found.passages, scores, strict=True)
+            if retrieval.min_score is None or score >= retrieval.min_score
+        ]
+        rescored.sort(key=lambda scored: -scored.score)
+        return replace(found, passages=rescored[: retrieval.top_k])
+
+    async def _stages(
+        self, tenant: TenantId, query: str, retrieval: Retrieval
+    ) -> AsyncGenerator[Found, None]:
         reuse, vector = await asyncio.gather(
             reply(self._librarian.authorize.remote(tenant, retrieval.store_ids), "librarian"),
             self._retriever.embed(query),

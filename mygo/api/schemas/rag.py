@@ -86,7 +86,7 @@ class HybridSearch(Part):
 
 class RankingOptions(Part):
     ranker: str | None = None
-    """Accepted and ignored: there is one ranker."""
+    """`none` leaves out the deployment's reranker, if it has one; anything else changes nothing."""
     score_threshold: float | None = Field(default=None, ge=-1, le=1)
     hybrid_search: HybridSearch | None = None
 

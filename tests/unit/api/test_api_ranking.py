@@ -35,6 +35,12 @@ def test_searches_are_by_vectors_unless_asked_otherwise(client, face):
     assert [weights(each) for each in asked(face, client)] == [(1.0, 0.0, None)] * 3
 
 
+def test_ranker_none_leaves_out_the_reranker(client, face):
+    assert [each.rerank for each in asked(face, client, {"ranker": "none"})] == [False] * 3
+    assert [each.rerank for each in asked(face, client, {"ranker": "auto"})] == [True] * 3
+    assert [each.rerank for each in asked(face, client)] == [True] * 3
+
+
 def test_deployment_says_what_words_count_when_the_request_does_not(serve):
     face = serve({"retrieval": {"text_weight": 0.5}})
     assert [weights(each) for each in asked(face, face.client())] == [(1.0, 0.5, None)] * 3

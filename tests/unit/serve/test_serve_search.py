@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import RayError
 
 from mygo.api.filters import Comparison
 from mygo.api.service import Attributes, Retrieval
@@ -46,6 +47,7 @@ class Corpus:
         scores: Sequence[float],
         attributes: Sequence[Attributes | None],
         texts: Sequence[str] | None = None,
+        rerank: Callable[[str, list[str]], list[float]] | None = None,
     ) -> None:
         self.asked: list[int] = []
         passages = [
@@ -64,7 +66,8 @@ class Corpus:
 
         librarian = Part(authorize=lambda tenant, stores: [Reuse.EXACT for _ in stores], describe=describe)
         embedder = Part(embed_query=lambda text: np.ones(2, np.float32))
-        self._searcher = Searcher(Config(), librarian, embedder, [Part(search=search)])  # type: ignore[arg-type,list-item]
+        reranker = Part(scores=rerank) if rerank else None
+        self._searcher = Searcher(Config(), librarian, embedder, [Part(search=search)], reranker)  # type: ignore[arg-type,list-item]
 
     def search(self, **wanted: Any) -> Found:
         retrieval = Retrieval(store_ids=(STORE,), top_k=4, **wanted)
@@ -201,3 +204,27 @@ def test_stages_show_only_what_may_be_shown_and_the_last_is_final() -> None:
     assert all(int(document) % 2 and document != "3" for found in stages for document in ids(found))
     assert ids(stages[-1]) == ["1", "5", "7"]
     assert ids(asyncio.run(searcher.search(TenantId("t"), "question", wanted))) == ["1", "5", "7"]
+
+
+def test_reranker_has_the_last_word_on_more_candidates_than_are_asked_for() -> None:
+    def last_is_best(question: str, texts: list[str]) -> list[float]:
+        assert question == "question"
+        return [int(text) / 100 for text in texts]
+
+    corpus = Corpus([1 - i / 100 for i in range(100)], [{}] * 100, rerank=last_is_best)
+    found = corpus.search()
+    assert corpus.asked == [24]
+    assert ids(found) == ["23", "22", "21", "20"]
+    assert [scored.score for scored in found.passages] == [0.23, 0.22, 0.21, 0.2]
+    # the threshold is of the reranker's scores
+    assert ids(corpus.search(min_score=0.22)) == ["23", "22"]
+    assert ids(corpus.search(rerank=False)) == ["0", "1", "2", "3"]
+
+
+def test_passages_keep_their_order_and_say_so_when_the_reranker_is_away() -> None:
+    def away(question: str, texts: list[str]) -> list[float]:
+        raise RayError("gone")
+
+    found = Corpus([0.9, 0.8], [{}] * 2, rerank=away).search()
+    assert ids(found) == ["0", "1"]
+    assert any("reranker" in each for each in found.degraded)
