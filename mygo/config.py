@@ -145,7 +145,8 @@ class ReuseConfig(Section):
     host_bytes: Bytes = 2**29
     """Under `blend`: host memory of a worker for documents' KV, besides `cache.host_bytes`."""
     repair_share: float = Field(default=0.15, ge=0, le=1)
-    """Under `blend`: part of a document that is computed anew where nothing before it is as it was."""
+    """Under `blend`: part of a document that is computed anew where nothing before it is as it was.
+    `mygo calibrate` finds the least that keeps answers good."""
     floor_tokens: int = Field(default=16, ge=0)
     """Under `blend`: at least so many of a document's first tokens are computed anew."""
     kl_bound: float = Field(default=0.12, gt=0, lt=1)

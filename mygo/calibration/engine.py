@@ -48,9 +48,9 @@ class Answer:
     cached_tokens: int
     """Of the prompt: on the device, or from chunks."""
     first: npt.NDArray[np.float32]
-    """Log probabilities of the first token, of the whole vocabulary; empty unless it was made to say it."""
+    """Log probabilities of the first token, of the whole vocabulary."""
     nats: float
-    """Negative log likelihood of what it was made to say, per token."""
+    """Negative log likelihood of what it was made to say, per token; 0 if it spoke for itself."""
 
 
 @dataclass(slots=True)
@@ -108,8 +108,7 @@ class BlendEngine:
                 "method": repair.method.value,
             }
         extra: dict[str, Any] = {"kv_transfer_params": {"mygo": ours}}
-        if asked.said:
-            extra[_SAID] = [number, *asked.said]
+        extra[_SAID] = [number, *asked.said]
         return SamplingParams(
             max_tokens=len(asked.said) or asked.max_tokens,
             temperature=0.0,
@@ -119,7 +118,7 @@ class BlendEngine:
         )
 
     def _answer(self, number: int, output: Any) -> Answer:
-        heard = self._heard.get(number, _Heard())
+        heard = self._heard[number]
         nats = list(heard.nats.values())
         return Answer(
             tuple(output.outputs[0].token_ids),
@@ -130,25 +129,27 @@ class BlendEngine:
 
 
 def _prompter(heard: dict[int, _Heard]) -> type[AdapterLogitsProcessor]:
-    """What makes requests say what they are told to, and notes how likely it was."""
+    """What notes how likely the first token is, and makes requests say what they are told to."""
 
     class Prompter(AdapterLogitsProcessor):  # type: ignore[misc]
         def is_argmax_invariant(self) -> bool:
             return False
 
         def new_req_logits_processor(self, params: SamplingParams) -> Any:
-            if _SAID not in (params.extra_args or {}):
-                return None
             number, *said = params.extra_args[_SAID]
             noted = heard.setdefault(number, _Heard())
 
             def say(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
                 place = len(output_ids)
-                token = said[min(place, len(said) - 1)]
+                if place >= max(1, len(said)):
+                    return logits
                 likely = torch.log_softmax(logits.float(), dim=-1)
-                noted.nats[place] = -float(likely[token])
                 if place == 0:
                     noted.first = likely.cpu().numpy()
+                if not said:
+                    return logits
+                token = said[place]
+                noted.nats[place] = -float(likely[token])
                 forced = torch.full_like(logits, -torch.inf)
                 forced[token] = 0.0
                 return forced
