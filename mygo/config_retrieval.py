@@ -16,6 +16,11 @@ class RetrievalConfig(Section):
     """Passages per question unless the request says otherwise."""
     max_top_k: int = Field(default=50, ge=1)
     """Most passages that a request may ask for."""
+    recent_results: int = Field(default=1_000, ge=0)
+    """Results that an ingress keeps for equal questions while the corpus does not change; 0 for none."""
+    recent_similarity: float = Field(default=1.0, ge=0, le=1)
+    """Cosine similarity from which a question gets the results of another one that was asked before. 1: only
+    equal questions. Less saves searches and gives results of a question that was not asked."""
     timeout_s: float = Field(default=5.0, gt=0)
     """A shard that answers later than this is left out, and the response says so."""
     words: bool = True

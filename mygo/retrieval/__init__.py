@@ -34,7 +34,7 @@ Why
 - GPU indexes are not here: the CPU package has none, so they could not have been run.
 
 Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``words``, ``merge``, ``fusion``, ``rerank``,
-``replay``, ``snapshot``, ``embed``.
+``recent``, ``replay``, ``snapshot``, ``embed``.
 """
 
 from mygo.retrieval import snapshot

@@ -19,6 +19,8 @@ class Stage:
     """Of the last stage, whose passages are those of a search in one go."""
     by_words: tuple[ScoredPassage, ...] = ()
     """Best by BM25 first, with its scores; the same in every stage."""
+    position: int = 0
+    """Of the journal, that the shard had come to at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class SearchResult:
     missing_shards: tuple[int, ...] = ()
     """Shards that did not answer in time: what they hold is not considered."""
     is_final: bool = True
+    position: int = 0
+    """Of the journal, that all these shards had come to at least."""
 
 
 class ShardStages:
@@ -79,7 +83,8 @@ class ShardStages:
         if self._weights.words:
             by_words = merge((stage.by_words for stage in self._latest.values()), depth)
             ranked = fuse(ranked, by_words, self._weights)[: self._k]
-        return SearchResult(tuple(ranked), tuple(sorted(self._missing)), self.is_final)
+        position = min((stage.position for stage in self._latest.values()), default=0)
+        return SearchResult(tuple(ranked), tuple(sorted(self._missing)), self.is_final, position)
 
 
 def merge(rankings: Iterable[Iterable[ScoredPassage]], k: int) -> list[ScoredPassage]:

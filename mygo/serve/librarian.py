@@ -234,12 +234,16 @@ class Librarian:
         """The key under which sharing domains become salts; the same for the whole cluster."""
         return self._secret
 
-    async def authorize(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> list[Reuse | None]:
-        """What reuse each store allows; NotFound for the first one that does not exist for this tenant."""
+    async def authorize(
+        self, tenant: TenantId, store_ids: Sequence[StoreId]
+    ) -> tuple[list[Reuse | None], int]:
+        """(what reuse each store allows, position of the journal); NotFound for the first store that does not
+        exist for this tenant."""
         stores = [
             await self._for_searches(self._catalog.get_store, tenant, store_id) for store_id in store_ids
         ]
-        return [store.reuse for store in stores]
+        position = await self._for_searches(self._library.journal.position)
+        return [store.reuse for store in stores], position
 
     async def describe(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
         """The attributes of documents in stores; None for one that was deleted meanwhile."""

@@ -11,9 +11,10 @@ import contextlib
 import logging
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ READ_LIMIT = 16
 HEARTBEAT_S = 1.0
 READ_WAIT_S = 2.0
 REBUILD_PAUSE_S = 60.0
+_LONGEST_KEPT_CHARS = 4_000
+"""Of a question that is remembered; longer ones are hardly asked again."""
 
 
 class EmbedderServer:
@@ -143,8 +146,9 @@ class ShardServer:
         return found
 
     def _search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None) -> Stage:
+        position = self._replayer.position
         (stage,) = self._shard.search_staged(frozenset(store_ids), vector, k, math.inf, question)
-        return stage
+        return replace(stage, position=position)
 
     async def stages(
         self,
@@ -162,6 +166,7 @@ class ShardServer:
         given_up = threading.Event()
 
         def search() -> None:
+            position = self._replayer.position
             stages = self._shard.search_staged(
                 frozenset(store_ids), vector, k, self._retrieval.stage_s, question
             )
@@ -169,7 +174,7 @@ class ShardServer:
                 for stage in stages:
                     if given_up.is_set():
                         return
-                    loop.call_soon_threadsafe(found.put_nowait, stage)
+                    loop.call_soon_threadsafe(found.put_nowait, replace(stage, position=position))
 
         searching = loop.run_in_executor(self._thread, search)
         try:
@@ -262,15 +267,30 @@ class Retriever:
     """Asks the embedder and every shard; a late or dead shard is reported, not hidden."""
 
     def __init__(
-        self, embedder: DeploymentHandle, shards: Sequence[DeploymentHandle], timeout_s: float
+        self,
+        embedder: DeploymentHandle,
+        shards: Sequence[DeploymentHandle],
+        timeout_s: float,
+        recent_vectors: int = 0,
     ) -> None:
+        """``recent_vectors``: questions whose vectors are kept, since equal texts have equal vectors."""
         self._embedder = embedder
         self._shards = shards
         self._timeout_s = timeout_s
+        self._most_vectors = recent_vectors
+        self._vectors: OrderedDict[str, Vectors] = OrderedDict()
 
     async def embed(self, query: str) -> Vectors:
         """[dimensions]. Raises Unavailable while the embedder is away."""
-        return await reply(self._embedder.embed_query.remote(query), "embedder")
+        if (known := self._vectors.get(query)) is not None:
+            self._vectors.move_to_end(query)
+            return known
+        vector: Vectors = await reply(self._embedder.embed_query.remote(query), "embedder")
+        if self._most_vectors and len(query) <= _LONGEST_KEPT_CHARS:
+            self._vectors[query] = vector
+            if len(self._vectors) > self._most_vectors:
+                self._vectors.popitem(last=False)
+        return vector
 
     async def search(self, query: Query, k: int) -> SearchResult:
         """The best ``k`` of all shards that answer in time. Raises Unavailable if none does."""

@@ -14,6 +14,7 @@ from mygo.api.service import Attributes, Retrieval
 from mygo.config import Config
 from mygo.errors import Unavailable
 from mygo.retrieval import SearchResult, Weights
+from mygo.retrieval.recent import RecentResults
 from mygo.serve.calls import reply
 from mygo.serve.retriever import Query, Retriever
 from mygo.types import ContentHash, DocId, Reuse, ScoredPassage, StoreId, TenantId
@@ -50,7 +51,9 @@ class Searcher:
         reranker: DeploymentHandle | None = None,
     ) -> None:
         self._librarian = librarian
-        self._retriever = Retriever(embedder, shards, config.retrieval.timeout_s)
+        retrieving = config.retrieval
+        self._retriever = Retriever(embedder, shards, retrieving.timeout_s, retrieving.recent_results)
+        self._recent = RecentResults(retrieving.recent_results, retrieving.recent_similarity)
         self._staged = config.retrieval.stage_s > 0
         self._reranker = reranker
         self._candidates = config.retrieval.reranker_candidates
@@ -104,7 +107,7 @@ class Searcher:
     async def _stages(
         self, tenant: TenantId, query: str, retrieval: Retrieval
     ) -> AsyncGenerator[Found, None]:
-        reuse, vector = await asyncio.gather(
+        (reuse, position), vector = await asyncio.gather(
             reply(self._librarian.authorize.remote(tenant, retrieval.store_ids), "librarian"),
             self._retriever.embed(query),
         )
@@ -112,7 +115,7 @@ class Searcher:
         asked_for = Query(query, vector, retrieval.store_ids, weights)
         asked = retrieval.top_k
         while True:
-            async with contextlib.aclosing(self._results(asked_for, asked)) as results:
+            async with contextlib.aclosing(self._results(asked_for, asked, position)) as results:
                 async for result in results:
                     found = await self._found(result, retrieval, tuple(reuse))
                     # filters and copies thin it out: ask for more until it is full or there is no more
@@ -123,12 +126,21 @@ class Searcher:
                 return
             asked *= 4
 
-    async def _results(self, query: Query, k: int) -> AsyncGenerator[SearchResult, None]:
+    async def _results(self, query: Query, k: int, position: int) -> AsyncGenerator[SearchResult, None]:
+        """``position``: of the journal when the search began."""
+        scope = (query.store_ids, query.weights, k)
+        known = self._recent.find(position, scope, query.text, query.vector)
+        if known is not None:
+            yield known
+            return
         if not self._staged:
-            yield await self._retriever.search(query, k)
+            result = await self._retriever.search(query, k)
+            self._recent.remember(position, scope, query.text, query.vector, result)
+            yield result
             return
         async with contextlib.aclosing(self._retriever.stages(query, k)) as results:
             async for result in results:
+                self._recent.remember(position, scope, query.text, query.vector, result)
                 yield result
 
     async def _found(

@@ -130,6 +130,7 @@ def test_last_stage_of_a_shard_server_is_its_search(tmp_path: Path) -> None:
                 assert stages[-1] == once
                 assert once.is_final
                 assert len(once.passages) == 8
+                assert once.position == 1
                 assert len(once.by_words) == (8 if question else 0)
                 assert len(stages) > 1
                 assert not any(stage.is_final for stage in stages[:-1])
@@ -255,6 +256,28 @@ def test_searches_are_cancelled_when_the_stages_are_closed() -> None:
         await stages.aclose()
         await asyncio.sleep(0.01)
         assert [stream.cancelled for stream in streams] == [True, True]
+
+    asyncio.run(check())
+
+
+def test_vectors_of_recent_questions_are_kept() -> None:
+    embedded: list[str] = []
+
+    class Counting:
+        async def embed_query(self, text: str) -> Any:
+            embedded.append(text)
+            return vectors(len(embedded))[-1]
+
+    async def check() -> None:
+        retriever = Retriever(Handle(Counting()), [], 1.0, recent_vectors=2)  # type: ignore[arg-type]
+        first = await retriever.embed("a")
+        assert np.array_equal(await retriever.embed("a"), first)
+        for text in ("b", "a", "c", "a", "b"):
+            await retriever.embed(text)
+        assert embedded == ["a", "b", "c", "b"]
+        await retriever.embed("x" * 10_000)
+        await retriever.embed("x" * 10_000)
+        assert len(embedded) == 6
 
     asyncio.run(check())
 

@@ -50,6 +50,9 @@ class Corpus:
         rerank: Callable[[str, list[str]], list[float]] | None = None,
     ) -> None:
         self.asked: list[int] = []
+        self.embedded: list[str] = []
+        self.position = self.shard_position = 1
+        self.attributes = list(attributes)
         passages = [
             ScoredPassage(Passage(DocId(str(i)), 0, text, ContentHash(text), STORE), score)
             for i, (score, text) in enumerate(zip(scores, texts or map(str, range(len(scores))), strict=True))
@@ -59,19 +62,27 @@ class Corpus:
             self.asked.append(k)
             # by words, it is the other way round
             by_words = [ScoredPassage(each.passage, 1 - each.score) for each in reversed(passages)]
-            return Stage(tuple(passages[:k]), True, tuple(by_words[:k]) if question else ())
+            words = tuple(by_words[:k]) if question else ()
+            return Stage(tuple(passages[:k]), True, words, self.shard_position)
 
         def describe(documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
-            return [attributes[int(document)] for _, document in documents]
+            return [self.attributes[int(document)] for _, document in documents]
 
-        librarian = Part(authorize=lambda tenant, stores: [Reuse.EXACT for _ in stores], describe=describe)
-        embedder = Part(embed_query=lambda text: np.ones(2, np.float32))
+        def embed_query(text: str) -> Any:
+            self.embedded.append(text)
+            return np.ones(2, np.float32)
+
+        def authorize(tenant: TenantId, stores: Sequence[StoreId]) -> tuple[list[Reuse | None], int]:
+            return [Reuse.EXACT for _ in stores], self.position
+
+        librarian = Part(authorize=authorize, describe=describe)
+        embedder = Part(embed_query=embed_query)
         reranker = Part(scores=rerank) if rerank else None
         self._searcher = Searcher(Config(), librarian, embedder, [Part(search=search)], reranker)  # type: ignore[arg-type,list-item]
 
-    def search(self, **wanted: Any) -> Found:
+    def search(self, question: str = "question", **wanted: Any) -> Found:
         retrieval = Retrieval(store_ids=(STORE,), top_k=4, **wanted)
-        return asyncio.run(self._searcher.search(TenantId("t"), "question", retrieval))
+        return asyncio.run(self._searcher.search(TenantId("t"), question, retrieval))
 
 
 def ids(found: Found) -> list[str]:
@@ -187,7 +198,7 @@ def test_stages_show_only_what_may_be_shown_and_the_last_is_final() -> None:
     attributes: list[Attributes | None] = [{"odd": i % 2 == 1} for i in range(8)]
     attributes[3] = None
     librarian = Part(
-        authorize=lambda tenant, stores: [None],
+        authorize=lambda tenant, stores: ([None], 1),
         describe=lambda documents: [attributes[int(document)] for _, document in documents],
     )
     config = parse({"retrieval": {"stage_s": 0.001}})
@@ -204,6 +215,35 @@ def test_stages_show_only_what_may_be_shown_and_the_last_is_final() -> None:
     assert all(int(document) % 2 and document != "3" for found in stages for document in ids(found))
     assert ids(stages[-1]) == ["1", "5", "7"]
     assert ids(asyncio.run(searcher.search(TenantId("t"), "question", wanted))) == ["1", "5", "7"]
+
+
+def test_equal_question_is_not_searched_again_until_the_journal_goes_on() -> None:
+    corpus = Corpus([0.9, 0.8, 0.7, 0.6, 0.5], [{}] * 5)
+    assert ids(corpus.search()) == ids(corpus.search()) == ["0", "1", "2", "3"]
+    assert (corpus.asked, corpus.embedded) == ([4], ["question"])
+    # what is deleted or has other attributes since is honoured all the same
+    corpus.attributes[0] = None
+    assert "0" not in ids(corpus.search())
+    asked = len(corpus.asked)
+    corpus.search("another question")
+    corpus.search(text_weight=1.0)
+    assert len(corpus.asked) > asked + 1
+    asked = len(corpus.asked)
+    corpus.position = corpus.shard_position = 2
+    corpus.search()
+    assert len(corpus.asked) > asked
+
+
+def test_result_is_not_kept_when_the_shard_had_not_come_so_far() -> None:
+    corpus = Corpus([0.9] * 9, [{}] * 9)
+    corpus.position = 5
+    corpus.search()
+    corpus.search()
+    assert corpus.asked == [4, 4]
+    corpus.shard_position = 5
+    corpus.search()
+    corpus.search()
+    assert corpus.asked == [4, 4, 4]
 
 
 def test_reranker_has_the_last_word_on_more_candidates_than_are_asked_for() -> None:

@@ -1,0 +1,75 @@
+"""Results of recent questions, for equal and, if wanted, nearly equal ones, while the corpus is the same."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mygo.retrieval.index import Vectors
+from mygo.retrieval.merge import SearchResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    vector: Vectors
+    result: SearchResult
+
+
+class RecentResults:
+    """The last ``capacity`` results at one position of the journal; a later position forgets them all.
+
+    So an update or a delete is honoured by the first search that begins after its acknowledgement. Not
+    thread-safe.
+    """
+
+    def __init__(self, capacity: int, similarity: float) -> None:
+        """``similarity``: cosine from which a question's result serves another one; 1: equal texts only."""
+        self._capacity = capacity
+        self._similarity = similarity
+        self._position = 0
+        self._known: OrderedDict[tuple[Hashable, str], _Known] = OrderedDict()
+        """By (what else decides the result, question); the longest unused first."""
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, position: int, scope: Hashable, question: str, vector: Vectors) -> SearchResult | None:
+        """``position``: of the journal, read after the search began. ``scope``: all that decides a result
+        besides the question. Of several questions that are near enough, the nearest."""
+        if position != self._position:
+            return None
+        key = (scope, question)
+        if key not in self._known and self._similarity < 1:
+            key = self._nearest(scope, vector) or key
+        if key not in self._known:
+            return None
+        self._known.move_to_end(key)
+        return self._known[key].result
+
+    def remember(
+        self, position: int, scope: Hashable, question: str, vector: Vectors, result: SearchResult
+    ) -> None:
+        """``position``: as of ``find`` for the same search. A result that lacks a shard, or in which one had
+        not come so far, is not kept."""
+        if not self._capacity or not result.is_final or result.missing_shards or result.position < position:
+            return
+        if position < self._position:
+            return
+        if position > self._position:
+            self._known.clear()
+            self._position = position
+        self._known[scope, question] = _Known(vector, result)
+        self._known.move_to_end((scope, question))
+        if len(self._known) > self._capacity:
+            self._known.popitem(last=False)
+
+    def _nearest(self, scope: Hashable, vector: Vectors) -> tuple[Hashable, str] | None:
+        keys = [key for key in self._known if key[0] == scope]
+        if not keys:
+            return None
+        likeness = np.stack([self._known[key].vector for key in keys]) @ vector
+        nearest = int(np.argmax(likeness))
+        return keys[nearest] if likeness[nearest] >= self._similarity else None
