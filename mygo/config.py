@@ -117,6 +117,14 @@ class CacheConfig(Section):
     """Compute what is predicted to be computed sooner than loaded."""
     layerwise: bool = True
     """Let copies from host memory run beside the computation where that is predicted to be sooner."""
+    admission: Literal["due", "ratio"] = "due"
+    """Which waiting request a worker admits next. `due`: the one that is due first: when it came plus five
+    times what it takes with what is cached; `ratio`: the one of which most is cached, as in RAGCache."""
+    admission_window: int = Field(default=32, ge=0)
+    """How often a waiting request may be overtaken; 0: first come, first served."""
+    protect_short: bool = True
+    """Where `model.long_prefill_tokens` bounds a long prompt's part of an engine step: make that still less
+    while a prompt that takes a fraction of its time waits beside it."""
     host_load_s_per_byte: float = Field(default=0.0, ge=0)
     """For measurements: slow copies from host memory down to this."""
     disk_read_s_per_byte: float = Field(default=0.0, ge=0)

@@ -64,13 +64,13 @@ def settle() -> None:
     settle_process()
 
 
-def survey(setting: Setting, name: str, requests: int, warmup: int) -> Ground:
+def survey(setting: Setting, name: str, requests: int, warmup: int, system: System = NATIVE[0]) -> Ground:
     """Sizes, promise and saturation of one preset. Saturation is the rate at which a closed loop of
-    ``CLIENTS`` ends the requests that count under vLLM's native offloading with LRU, without the tenth of
-    them at either end."""
+    ``CLIENTS`` ends the requests that count under ``system``, by default vLLM's native offloading with LRU,
+    without the tenth of them at either end."""
     profile = profiles.load(setting.profile)
     trace = trace_of(name, warmup + requests, 0, setting.output_scale)
-    shape = _shape(setting, NATIVE[0], trace, concurrency=CLIENTS)
+    shape = _shape(setting, system, trace, concurrency=CLIENTS)
     ended_s = sorted(each.arrived_s + each.e2e_s for each in Simulation(shape, trace).run())[warmup:]
     tenth = len(ended_s) // 10
     alone_s = [prefill_s(profile.prefill, 0, trace.prompt_tokens(request)) for request in trace.requests]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.cluster_routing.plan import LARGEST_PROMPTS
@@ -32,7 +32,10 @@ class System:
     """Of ``TierSettings``."""
 
 
-MYGO = System("mygo", f"MyGO as it ships: {DEFAULT_POLICY}, look-ahead, prefetch, layer-wise loads, gate")
+MYGO = System(
+    "mygo",
+    f"MyGO as it ships: {DEFAULT_POLICY}, look-ahead, prefetch, layer-wise loads, gate, who is due first",
+)
 PREFIX_ONLY = System("vllm-prefix", "vLLM with prefix caching only", has_tiers=False, is_ours=False)
 NATIVE = tuple(
     System(
@@ -59,6 +62,12 @@ ABLATIONS = (
     System("no prefetch", "disk is read when a request's turn has come", overrides={"prefetch": False}),
     System("no layer-wise", "all loads come before the computation", overrides={"layerwise": False}),
     System("no gate", "all that is held is loaded", overrides={"load_gate": False}),
+    System("first come", "requests are admitted as they come", overrides={"admission_window": 0}),
+    System(
+        "ratio",
+        "of which most is cached is admitted first: RAGCache's order",
+        overrides={"admission": "ratio"},
+    ),
     System(
         f"device {DEFAULT_POLICY}",
         f"the device too evicts by {DEFAULT_POLICY}",
@@ -145,16 +154,19 @@ def engine_settings(
     working_set = working_set_tokens(trace)
     requests_tokens = [trace.prompt_tokens(request) + request.output_tokens for request in trace.requests]
     largest = max(requests_tokens)
-    tiers = TierSettings()
+    overrides = dict(system.overrides)
+    if not system.is_ours:
+        overrides["admission_window"] = 0
+    tiers = TierSettings(**overrides)
     if system.has_tiers:
         host_tokens = round(setting.host_share * working_set)
         disk_tokens = round(setting.disk_share * working_set)
         if not system.has_bounds:
             host_tokens, disk_tokens = sum(requests_tokens), 0
-        tiers = TierSettings(
+        tiers = replace(
+            tiers,
             host_bytes=host_tokens * kv_bytes_per_token,
             disk_bytes=disk_tokens * kv_bytes_per_token,
-            **system.overrides,
         )
     return EngineSettings(
         device_tokens=max(round(setting.device_share * working_set), LARGEST_PROMPTS * largest),

@@ -45,6 +45,8 @@ def _plugin_arguments(settings: EngineSettings) -> dict[str, Any]:
         "kv_connector": connector.__name__,
         "kv_connector_module_path": connector.__module__,
     }
+    if settings.vllm_offloading:
+        arguments.pop("scheduler_cls", None)
     return arguments
 
 

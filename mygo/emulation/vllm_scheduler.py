@@ -18,7 +18,6 @@ from vllm.envs import enable_envs_cache
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
@@ -110,7 +109,8 @@ class VllmScheduler:
             page_size_padded=max(2, -(-kv_bytes // profile.layers)) * block_tokens,
         )
         layers = [f"layer {number}" for number in range(profile.layers)]
-        self._scheduler = Scheduler(
+        make = config.scheduler_config.get_scheduler_cls()
+        self._scheduler = make(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(
                 num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(layers, spec)]

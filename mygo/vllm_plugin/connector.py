@@ -69,6 +69,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         versions.check()
         super().__init__(vllm_config, role, kv_cache_config)
         self._settings = PluginSettings.parse(self._kv_transfer_config.kv_connector_extra_config)
+        self.tier_settings = self._settings.tiers
         self._requests: dict[str, Request] = {}
         self.report_every_s = REPORT_EVERY_S
         self._reported_s = 0.0
@@ -98,6 +99,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._cache = DeviceCache(kv_cache_manager, self._kv_cache_config)
         self._siblings = SiblingHold(self._cache)
         self._tiers = self._make_tiers(kv_cache_manager)
+        self.appraise = self._tiers.appraise
         self._cache.when_cleared(self._tiers.cleared)
         self._chunks = Chunks(
             self._settings.chunks,

@@ -10,11 +10,14 @@ from typing import Any
 from mygo.blend.selection import Method
 from mygo.blend.variants import BirthKind
 from mygo.errors import ConfigError
+from mygo.tree.admission import DEFAULT_ORDER, ORDERS
 from mygo.tree.policies import DEFAULT_POLICY
 
 _WHERE = "kv_connector_extra_config"
 CHUNK_WORKER = "mygo.vllm_plugin.chunks.worker.ChunkWorker"
 """The ``worker_cls`` that chunk reuse needs."""
+SCHEDULER = "mygo.vllm_plugin.admission.ordered_scheduler"
+"""The ``scheduler_cls`` that the order of admission needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,13 @@ class TierSettings:
     """Compute what is computed sooner than loaded."""
     layerwise: bool = True
     """Let host copies run beside the computation where that is sooner."""
+    admission: str = DEFAULT_ORDER
+    """Which waiting request is admitted next, by its name in ``mygo.tree.admission``."""
+    admission_window: int = 32
+    """How often a waiting request may be overtaken; 0: first come, first served."""
+    protect_short: bool = True
+    """Where the engine's ``long_prefill_token_threshold`` bounds a long prompt's part of a step: make that
+    still less while a prompt that takes a fraction of its time waits beside it."""
     host_load_s_per_byte: float = 0.0
     """Slow the host's link down to this; for measurements."""
     disk_read_s_per_byte: float = 0.0
@@ -52,6 +62,7 @@ class TierSettings:
         settings = cls(**raw)
         for entry in fields(cls):
             _check_value(getattr(settings, entry.name), entry.default, f"{where}.{entry.name}")
+        _check_choice(settings.admission, tuple(ORDERS), f"{where}.admission")
         if settings.disk_path is not None and not settings.host_bytes:
             raise ConfigError(
                 f"{where}.disk_path: what lies on disk passes through host memory: set host_bytes, too"
@@ -208,6 +219,8 @@ def engine_arguments(
         # broadcast token ids and salts to whoever connects.
         "kv_events_config": {"enable_kv_cache_events": True, "publisher": "null"},
     }
+    if settings.tiers.admission_window or settings.tiers.protect_short:
+        arguments["scheduler_cls"] = SCHEDULER
     if settings.chunks.host_bytes:
         arguments["worker_cls"] = CHUNK_WORKER
         arguments["kv_transfer_config"]["kv_load_failure_policy"] = "recompute"

@@ -126,7 +126,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self, request: Request, num_computed_tokens: int, max_num_new_tokens: int | None = None
     ) -> tuple[int | None, bool]:
         runs = list(self._runs(request, num_computed_tokens))
-        plan = self._plan(request, num_computed_tokens, runs)
+        plan = self.plan(request, num_computed_tokens, runs)
         self._offers[request.request_id] = Offer(sum(run.tokens for run in runs), plan)
         self._req_status[request.request_id].max_load_tokens = plan.tokens
         tokens, _ = super().get_num_new_matched_tokens(request, num_computed_tokens, max_num_new_tokens)
@@ -141,7 +141,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         """What slower tiers had for a request that is about to be admitted."""
         return self._offers.get(request_id, NO_OFFER)
 
-    def _plan(self, request: Request, device_tokens: int, runs: Sequence[Run]) -> LoadPlan:
+    def plan(self, request: Request, device_tokens: int, runs: Sequence[Run]) -> LoadPlan:
+        """How much of ``runs``, which lie behind ``device_tokens``, to load."""
         everything = sum(run.tokens for run in runs)
         if not runs or not (self._gate or self._may_overlap) or not self._cost.known:
             return LoadPlan(everything, 0.0)
@@ -198,7 +199,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         if status is None or status.req.skip_reading_prefix_cache:
             return None
         device_tokens = self._device_tokens(status.req)
-        plan = self._plan(status.req, device_tokens, list(self._runs(status.req, device_tokens)))
+        plan = self.plan(status.req, device_tokens, list(self._runs(status.req, device_tokens)))
         block_tokens = self.config.kv_group_configs[self._group].tokens_per_block
         first = device_tokens // block_tokens
         keys = status.group_states[self._group].offload_keys[first : first + plan.tokens // block_tokens]

@@ -28,6 +28,7 @@ from mygo.types import Tier
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.settings import TierSettings
 from mygo.vllm_plugin.tiers.account import Account, settle
+from mygo.vllm_plugin.tiers.appraisal import Appraiser
 from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.tiers.device_queue import TreeFreeQueue
 from mygo.vllm_plugin.tiers.keeper import Keeper
@@ -122,6 +123,9 @@ class Tiers:
                 layerwise=settings.layerwise,
                 prefetch=settings.prefetch,
             )
+        plan = self._offload.plan if self._offload is not None else None
+        self._appraiser = Appraiser(cache, self.keeper.tree, self.cost, plan, clock)
+        self.appraise = self._appraiser.appraise
 
     # --- a request -------------------------------------------------------------------------------
 
@@ -132,6 +136,7 @@ class Tiers:
         """
         request_id = request.request_id
         self._live.add(request_id)
+        self._appraiser.begin(request_id)
         self.keeper.tree.begin(request_id, self._cache.hashes(request), segment_ends)
         device_tokens = self._cache.cached_tokens(request)
         self._held_at_arrival[request_id] = max(device_tokens, _held(self.keeper.tree.path(request_id)))
@@ -159,6 +164,7 @@ class Tiers:
         device_tokens = self._matched_tokens.pop(request_id, None)
         if device_tokens is None:  # its load has ended, and it was admitted when that began
             return
+        self._appraiser.forget(request_id)
         if request_id not in self._accounts:  # a preempted request is admitted again
             self._settle(request, device_tokens, loaded_tokens, offer)
         self.keeper.tree.admitted(request_id, device_tokens + loaded_tokens)
@@ -210,6 +216,7 @@ class Tiers:
         self._live.discard(request_id)
         self._matched_tokens.pop(request_id, None)
         self._held_at_arrival.pop(request_id, None)
+        self._appraiser.forget(request_id)
         prompt_blocks = request.num_prompt_tokens // self._cache.block_tokens
         self.keeper.tree.extend(request_id, self._cache.hashes(request)[prompt_blocks:])
         self.keeper.tree.finished(request_id)

@@ -157,6 +157,7 @@ def test_prefetched_document_is_in_host_memory_when_its_turn_comes() -> None:
             prefetch=prefetch,
             load_gate=False,
             policy="lru",
+            admission_window=0,
         )
         documents(core, "abcdefghij")
         core.add(request("long", [text(1000, 3 * TOKENS)], 8), 50.0)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from mygo.vllm_plugin.settings import TierSettings
+
 BLOCK_TOKENS = 4
 STEP_TOKENS = 16
 CONTEXT_TOKENS = 256
@@ -21,13 +23,12 @@ class ScheduledEngine:
         import torch
         from vllm.utils.hashing import get_hash_fn_by_name
         from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-        from vllm.v1.core.sched.scheduler import Scheduler
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
         vllm_config.cache_config.num_gpu_blocks = blocks
         spec = FullAttentionSpec(block_size=BLOCK_TOKENS, num_kv_heads=1, head_size=8, dtype=torch.float32)
-        self.scheduler = Scheduler(
+        self.scheduler = vllm_config.scheduler_config.get_scheduler_cls()(
             vllm_config=vllm_config,
             kv_cache_config=KVCacheConfig(
                 num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
@@ -53,6 +54,7 @@ class ScheduledEngine:
         answer_domain: str | None = None,
         max_tokens: int = 1,
         stop_token_ids: Sequence[int] = (),
+        priority: int = 0,
         **more: Any,
     ) -> Any:
         """Enqueue a request; returns vLLM's Request. ``more`` goes with its segment map."""
@@ -70,6 +72,7 @@ class ScheduledEngine:
                 extra_args={"kv_transfer_params": params} if params else None,
             ),
             pooling_params=None,
+            priority=priority,
             cache_salt=spans[0][2] if spans else None,
             block_hasher=self._hasher,
         )
@@ -139,7 +142,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine_factory(tiny_model: Path) -> Callable[..., ScheduledEngine]:
-    """Builds a ScheduledEngine: ``engine_factory(blocks=..., socket_path=..., sibling_hold=...)``."""
+    """Builds a ScheduledEngine: ``engine_factory(blocks=..., socket_path=..., tiers=...)``."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     from mygo.vllm_plugin.settings import engine_arguments
@@ -149,6 +152,7 @@ def engine_factory(tiny_model: Path) -> Callable[..., ScheduledEngine]:
         blocks: int = 200,
         socket_path: str | None = None,
         sibling_hold: bool = True,
+        tiers: TierSettings | None = None,
         max_running: int = 8,
         **overrides: Any,
     ) -> ScheduledEngine:
@@ -157,11 +161,14 @@ def engine_factory(tiny_model: Path) -> Callable[..., ScheduledEngine]:
             skip_tokenizer_init=True,
             max_model_len=CONTEXT_TOKENS,
             max_num_batched_tokens=STEP_TOKENS,
-            long_prefill_token_threshold=STEP_TOKENS - 2,
             max_num_seqs=max_running,
             enforce_eager=True,
             kv_cache_memory_bytes=2**20,
-            **{**engine_arguments(socket_path, sibling_hold=sibling_hold), **overrides},
+            **{
+                "long_prefill_token_threshold": STEP_TOKENS - 2,
+                **engine_arguments(socket_path, sibling_hold=sibling_hold, tiers=tiers),
+                **overrides,
+            },
         ).create_engine_config()
         return ScheduledEngine(config, blocks)
 

@@ -1,0 +1,1 @@
+"""What the order of admission is worth. See ``__main__``."""

@@ -1,0 +1,146 @@
+"""In which order waiting requests are admitted: those first of which the cache has most.
+
+RAGCache's cache-aware reordering (arXiv 2404.12457, section 5.2) with a bound that holds: whoever waits is
+overtaken so many times at most. What is cached is used before others push it out, and requests that take
+little do not wait behind those that take long.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+DUE_FACTOR = 5.0
+"""RAGCache's promise of a first token, as a multiple of what a request takes."""
+T = TypeVar("T", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Appraisal:
+    """A waiting request, as the tiers are now."""
+
+    came_s: float
+    new_tokens: int
+    """To be computed."""
+    serve_s: float = 0.0
+    """Until its first token, alone on the engine: loads and computation. 0 as long as nobody can tell."""
+    whole_s: float = 0.0
+    """The same if nothing were cached."""
+
+
+def due(request: Appraisal) -> float:
+    """Earliest due date first (Jackson, UCLA 1955), due some multiple of what it takes after it came (Conway,
+    1965): as good as shortest first where requests wait little, and as fair as first come where they wait
+    long."""
+    return -(request.came_s + DUE_FACTOR * request.serve_s)
+
+
+def ratio(request: Appraisal) -> float:
+    """RAGCache's: what is cached over what is to be computed, in seconds; one more than that."""
+    return request.whole_s / request.serve_s if request.serve_s else 1.0
+
+
+ORDERS: Mapping[str, Callable[[Appraisal], float]] = {"due": due, "ratio": ratio}
+"""What a request is worth, by name: the highest goes first."""
+DEFAULT_ORDER = "due"
+
+
+class AdmissionOrder(Generic[T]):
+    """The line of those who wait, in which the first ``window + 1`` may overtake one another.
+
+    Who is admitted leaves a gap in the line until all who came before are gone, too. So the gaps behind a
+    request are those who overtook it, and nobody has more of them behind than the first who waits: when these
+    are ``window``, it goes next. That costs no counters and no walk through the line.
+    """
+
+    def __init__(self, window: int) -> None:
+        """``window``: how often a request may be overtaken; 0 for first come, first served."""
+        self._window = window
+        self._line: OrderedDict[int, T | None] = OrderedDict()
+        """By number of arrival; None is a gap."""
+        self._numbers: dict[T, int] = {}
+        """Of those who wait."""
+        self._taken: dict[T, int] = {}
+        """Those who were taken out since ``settle``, and may come back."""
+        self._gaps = 0
+        self._joined = 0
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[T]:
+        """Those who wait, in the order in which they came."""
+        return (each for each in self._line.values() if each is not None)
+
+    def __contains__(self, request: object) -> bool:
+        return request in self._numbers
+
+    def __repr__(self) -> str:
+        return f"AdmissionOrder(window={self._window}, waiting={len(self)}, gaps={self._gaps})"
+
+    def join(self, request: T) -> None:
+        """A request that does not wait yet comes last."""
+        self._joined += 1
+        self._numbers[request] = self._joined
+        self._line[self._joined] = request
+
+    def first(self, worth: Callable[[T], float]) -> T | None:
+        """Who should be admitted next: the one that is ``worth`` most, and came first among equals, unless
+        somebody was overtaken too often. None: nobody waits. Asks for the worth of ``window + 1`` at most."""
+        candidates: list[T] = []
+        leading_gaps = 0
+        for request in self._line.values():
+            if request is not None:
+                candidates.append(request)
+                if len(candidates) > self._window:
+                    break
+            elif not candidates:
+                leading_gaps += 1
+        if not candidates:
+            return None
+        if self._gaps - leading_gaps >= self._window:
+            return candidates[0]
+        return max(candidates, key=worth)
+
+    def take(self, request: T) -> None:
+        """One who waits is taken out, to be admitted."""
+        number = self._taken[request] = self._numbers.pop(request)
+        self._line[number] = None
+        self._gaps += 1
+
+    def give_back(self, request: T) -> bool:
+        """One who was taken out was not admitted, and waits again where it did. False: nobody took it out
+        since ``settle``."""
+        number = self._taken.pop(request, None)
+        if number is None:
+            return False
+        self._numbers[request] = number
+        self._line[number] = request
+        self._gaps -= 1
+        return True
+
+    def leave(self, request: T) -> None:
+        """A request is gone without being admitted. Ignored for those who do not wait."""
+        number = self._numbers.pop(request, None)
+        if number is not None:
+            del self._line[number]
+            if not self._taken:
+                self._close()
+
+    def settle(self) -> int:
+        """Who was taken out until now is admitted. Returns how many these are."""
+        admitted = len(self._taken)
+        self._taken.clear()
+        self._close()
+        return admitted
+
+    def _close(self) -> None:
+        """Gaps before all who wait have overtaken nobody any more."""
+        while self._line:
+            number = next(iter(self._line))
+            if self._line[number] is not None:
+                return
+            del self._line[number]
+            self._gaps -= 1
