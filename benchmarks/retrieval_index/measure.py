@@ -104,10 +104,13 @@ def measure(
 def _built(data: Vectors, config: RetrievalConfig, folder: Path) -> VectorIndex:
     builder = IndexBuilder(DIMENSIONS, config, folder)
     chosen = np.random.default_rng(1).permutation(len(data))[: builder.training_vectors(len(data))]
+    began_s = time.perf_counter()
     index = builder.built(np.ascontiguousarray(data[np.sort(chosen)]), len(data))
+    print(f"  trained in {time.perf_counter() - began_s:.0f} s", file=sys.stderr)
     for start in range(0, len(data), _ADDED_AT_ONCE):
         part = np.ascontiguousarray(data[start : start + _ADDED_AT_ONCE])
         index.add(np.arange(start, start + len(part), dtype=np.int64), part)
+    print(f"  built in {time.perf_counter() - began_s:.0f} s", file=sys.stderr)
     return index
 
 

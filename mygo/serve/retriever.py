@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ class ShardServer:
         )
         self._replayer = Replayer(self._shard, position, delete_type=Delete)
         self._saved_at = position
+        self._saving = asyncio.Lock()
         self._background = [
             asyncio.create_task(self._follow()),
             asyncio.create_task(self._tell_how_far()),
@@ -222,8 +224,12 @@ class ShardServer:
             await self._changed.wait()
             self._changed.clear()
             try:
+                rebuilt = 0
                 while await loop.run_in_executor(self._rebuilds, self._shard.rebuild_outgrown):
-                    logger.info("rebuilt an index of %r", self._shard)
+                    rebuilt += 1
+                if rebuilt:
+                    logger.info("rebuilt %d indexes of %r", rebuilt, self._shard)
+                    await self._save()  # so that a restart need not build them again
             except Exception as error:
                 # say, no room for its files: searches go on in the old one
                 logger.warning("shard %d cannot rebuild an index, trying again: %r", self._index, error)
@@ -240,10 +246,13 @@ class ShardServer:
         self._changed.set()
         await self._librarian.applied.remote(self._index, self._replayer.position)
         if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
-            await self._in_thread(
-                snapshot.save, self._shard, self._replayer.position, self._fingerprint, self._folder
-            )
-            self._saved_at = self._replayer.position
+            await self._save()
+
+    async def _save(self) -> None:
+        async with self._saving:
+            position = self._replayer.position  # entries that come meanwhile may be applied again
+            await self._in_thread(snapshot.save, self._shard, position, self._fingerprint, self._folder)
+            self._saved_at = position
 
     async def _in_thread(self, work: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
@@ -309,6 +318,10 @@ class Retriever:
                 merged.add(index, answer)
         return _result(merged)
 
+    @cached_property
+    def _streaming(self) -> list[DeploymentHandle]:
+        return [shard.options(stream=True) for shard in self._shards]
+
     async def stages(self, query: Query, k: int) -> AsyncGenerator[SearchResult, None]:
         """``search`` in stages: what all shards have found so far, the last time with ``is_final``.
 
@@ -318,7 +331,7 @@ class Retriever:
         news: asyncio.Queue[tuple[int, Stage | Exception]] = asyncio.Queue()
         following = [
             asyncio.create_task(self._follow(index, shard, query.arguments(k), news))
-            for index, shard in enumerate(self._shards)
+            for index, shard in enumerate(self._streaming)
         ]
         try:
             while not merged.is_final:
@@ -342,7 +355,7 @@ class Retriever:
         news: asyncio.Queue[tuple[int, Stage | Exception]],
     ) -> None:
         """Pass on a shard's stages until the final one, or why there is none."""
-        stages = shard.options(stream=True).stages.remote(*arguments)
+        stages = shard.stages.remote(*arguments)
         try:
             async with asyncio.timeout(self._timeout_s):
                 async for stage in stages:

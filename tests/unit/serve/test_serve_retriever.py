@@ -15,6 +15,7 @@ from mygo.config import Config, parse
 from mygo.corpus import Upsert
 from mygo.errors import Unavailable
 from mygo.retrieval import SearchResult, Stage, Weights
+from mygo.retrieval.kinds import IndexBuilder
 from mygo.serve.retriever import Query, Retriever, ShardServer
 from mygo.types import PUBLIC, ContentHash, DocId, Passage, ScoredPassage, StoreId, TenantId
 
@@ -156,6 +157,23 @@ def test_stages_of_a_shard_server_raise_what_the_search_failed_with(tmp_path: Pa
         async with shard_server(tmp_path) as server:
             with pytest.raises(AssertionError, match="query"):
                 await collected(server.stages([STORE], vectors(1)[0][:3], 8))
+
+    asyncio.run(check())
+
+
+def has_structure(folder: Path) -> bool:
+    return any(folder.rglob("structure-0.npz"))
+
+
+def test_index_that_was_built_survives_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        async with shard_server(tmp_path) as server:
+            async with asyncio.timeout(10):
+                while not has_structure(tmp_path) or server._saving.locked():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        monkeypatch.setattr(IndexBuilder, "built", None)
+        async with shard_server(tmp_path) as server:
+            assert len((await server.search([STORE], vectors(1)[0], 8)).passages) == 8
 
     asyncio.run(check())
 
