@@ -48,8 +48,10 @@ class Report:
         chosen = self.calibration.chosen
         if chosen is None:
             return "reuse:\n  mode: exact\n"
+        # the guard raises a share by multiples of it
+        note = "" if chosen.alpha else "  # the quality guard cannot raise 0: it can only answer exactly"
         return (
-            f"reuse:\n  mode: blend\n  repair_share: {chosen.alpha:g}\n  floor_tokens: 0\n"
+            f"reuse:\n  mode: blend\n  repair_share: {chosen.alpha:g}{note}\n  floor_tokens: 0\n"
             f"  kl_bound: {self.kl_bound:g}\n"
         )
 

@@ -53,6 +53,12 @@ def test_report_chooses_the_least_repair_that_keeps_both_bounds() -> None:
     assert (reuse.mode, reuse.repair_share, reuse.floor_tokens) == ("blend", 0.15, 0)
 
 
+def test_report_says_that_the_guard_cannot_raise_nothing() -> None:
+    found = report(outcomes("first_tokens", 0.0, 0.05), kl_bound=0.12, gold_nats_bound=0.1)
+    assert "cannot raise 0" in found.yaml()
+    assert parse(_yaml(found.yaml())).reuse.repair_share == 0
+
+
 def test_report_chooses_exact_answers_when_no_repair_keeps_the_bounds() -> None:
     found = report(MEASURED, kl_bound=0.01, gold_nats_bound=0.1)
     assert found.calibration.chosen is None
