@@ -25,6 +25,7 @@ from mygo.cli.quality import print_quality
 from mygo.cli.status import collect, print_status
 from mygo.cli.terminal import err, out, print_error, print_json, print_piece, silent
 from mygo.errors import BadRequest, MygoError
+from mygo.tree.admission import DEFAULT_ORDER
 from mygo.tree.policies import DEFAULT_POLICY
 from mygo.vllm_plugin.settings import TierSettings
 from mygo.workloads import PRESETS
@@ -310,6 +311,8 @@ def simulate(
     prefetch: Annotated[bool, typer.Option(help="read from disk ahead of a request's turn")] = True,
     layerwise: Annotated[bool, typer.Option(help="load from host memory beside the computation")] = True,
     load_gate: Annotated[bool, typer.Option(help="compute what is sooner computed than loaded")] = True,
+    admission: Annotated[str, typer.Option(help="who is admitted next (due, ratio)")] = DEFAULT_ORDER,
+    admission_window: Annotated[int, typer.Option(min=0, help="how often one may be overtaken")] = 32,
     plan: Annotated[
         float | None, typer.Option(help="find the least workers whose TTFT keeps this many seconds")
     ] = None,
@@ -337,6 +340,8 @@ def simulate(
         prefetch=prefetch,
         layerwise=layerwise,
         load_gate=load_gate,
+        admission=admission,
+        admission_window=admission_window,
     )
     setting = simulates.setting(traces.find(wish).trace, profile, seed, tiers)
     grid = simulates.grid(

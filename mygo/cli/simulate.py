@@ -20,6 +20,7 @@ from mygo.simulation.planner import Plan, Slo, least_workers
 from mygo.simulation.plots import plot_plan, plot_sweep
 from mygo.simulation.sweep import BYTES_PER_GB, Grid, Memory, Point, Row, Setting, simulate
 from mygo.simulation.working_set import working_set_tokens
+from mygo.tree.admission import ORDERS
 from mygo.tree.policies import POLICIES
 from mygo.types import Tier
 from mygo.vllm_plugin.settings import TierSettings
@@ -48,7 +49,15 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
 SETTINGS = ("workers", "KV GB", "host GB", "disk GB", "policy", "order", "host %", "disk %", "refused")
 """Columns that say nothing where all rows have the same."""
 TEXTS = ("policy", "order")
-RULES = ("policy", "lookahead_share", "prefetch", "load_gate", "layerwise")
+RULES = (
+    "policy",
+    "lookahead_share",
+    "prefetch",
+    "load_gate",
+    "layerwise",
+    "admission",
+    "admission_window",
+)
 """Of ``TierSettings``: what rules the tiers of all rows."""
 
 
@@ -93,6 +102,8 @@ def setting(trace: Trace, profile: str, seed: int, tiers: TierSettings | None = 
     tiers = tiers or TierSettings()
     if tiers.policy not in POLICIES:
         raise ConfigError(f"--cache-policy {tiers.policy!r}: does not exist; use {', '.join(POLICIES)}")
+    if tiers.admission not in ORDERS:
+        raise ConfigError(f"--admission {tiers.admission!r}: does not exist; use {', '.join(ORDERS)}")
     return Setting(loaded, trace, seed, tiers=tiers)
 
 

@@ -113,6 +113,8 @@ def test_plan_answers_for_each_size_of_host_memory(setting: Setting) -> None:
 def test_unknown_replacement_policy_names_the_known_ones(setting: Setting) -> None:
     with pytest.raises(ConfigError, match=r"--cache-policy 'best'.*lru"):
         simulates.setting(setting.trace, "llama-3-8b-h100", 0, TierSettings(policy="best"))
+    with pytest.raises(ConfigError, match=r"--admission 'best'.*due"):
+        simulates.setting(setting.trace, "llama-3-8b-h100", 0, TierSettings(admission="best"))
 
 
 @pytest.mark.parametrize(
