@@ -25,15 +25,16 @@ Why
   a quarter is such and the graph is built anew.
 - Staged search finds the nearest lists once and searches them in groups, so the last stage is the search
   in one go, score for score. Only inverted lists have a nearest-first order that can be cut.
-- Words are searched by SQLite's FTS5: BM25 with updates and deletes, in every Python. Its file has no
-  name and is filled again from the passages at a restart. Fusion uses ranks, since BM25's scores compare
+- Texts lie on disk, in SQLite: memory holds what ranks passages, and reads the few texts that are given.
+  Words are searched by its FTS5: BM25 with updates and deletes, in every Python. The file has no name and
+  is filled again from the snapshot at a restart. Fusion uses ranks, since BM25's scores compare
   with nothing.
 - Snapshots hold plain vectors: readable by any version. What it takes long to compute (centroids, lists,
   graphs) lies beside them in FAISS's format, is parsed only if its checksum is right, and is left aside if
   the settings or FAISS changed.
 - GPU indexes are not here: the CPU package has none, so they could not have been run.
 
-Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``words``, ``merge``, ``fusion``, ``rerank``,
+Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``texts``, ``merge``, ``fusion``, ``rerank``,
 ``recent``, ``replay``, ``snapshot``, ``embed``.
 """
 

@@ -7,8 +7,9 @@ import math
 import threading
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from mygo.retrieval.index import IndexKind, Rows, Scores, Structure, VectorIndex
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.lock import ReadWriteLock
 from mygo.retrieval.merge import Stage, merge
-from mygo.retrieval.words import WordIndex
+from mygo.retrieval.texts import PassageTexts
 from mygo.types import ContentHash, DocId, Passage, ScoredPassage, StoreId
 
 _SPARE_CANDIDATES = 16
@@ -29,6 +30,9 @@ _COPIED_AT_ONCE = 10_000
 _COPIED_LAST = 500
 """The same while updates wait: it takes half a second at most."""
 _SAMPLE_SEED = 1
+_TEXTS_AT_ONCE = 1_000
+_Places: TypeAlias = dict[int, tuple[StoreId, int]]
+"""Where a passage that was found lies: by its identity, (store, row)."""
 
 
 def owner(store_id: StoreId, doc_id: DocId, shards: int) -> int:
@@ -42,18 +46,20 @@ def owner(store_id: StoreId, doc_id: DocId, shards: int) -> int:
 class _Store:
     index: VectorIndex
     passages: dict[int, Passage] = field(default_factory=dict)
-    """By row id."""
+    """By row id, in rising order; without their texts, which lie on disk."""
     documents: dict[DocId, list[int]] = field(default_factory=dict)
     """Row ids of each document."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreContents:
-    """All that a shard holds of one store; ``vectors`` is [len(passages), dimensions]."""
+    """All that a shard holds of one store."""
 
     store_id: StoreId
-    passages: list[Passage]
+    passages: Iterable[Passage]
+    """To be taken once."""
     vectors: Vectors
+    """[number of passages, dimensions], in their order."""
     structure: Structure | None = None
     """Of their index, which saves the time to build it again."""
 
@@ -77,7 +83,7 @@ class Shard:
         self.index = index
         self.shards = config.shards
         self._builder = IndexBuilder(dimensions, config, folder)
-        self._words = WordIndex(folder) if config.words else None
+        self._texts = PassageTexts(folder, by_words=config.words)
         self._stores: dict[StoreId, _Store] = {}
         self._next_row = 0
         self._row_of_text: dict[ContentHash, tuple[StoreId, int]] = {}
@@ -125,13 +131,13 @@ class Shard:
         with self._updating, self._searchable.exclusive():
             if store := self._stores.pop(store_id, None):
                 self._forget_texts(store_id, store.passages)
-                self._drop_words(store_id)
+                self._texts.drop(store_id)
 
     def fill(self, contents: StoreContents) -> None:
         """Add a whole store, of which nothing may be there yet."""
         with self._updating, self._searchable.exclusive():
             assert contents.store_id not in self._stores, f"{contents.store_id} is already in {self!r}"
-            self._add(contents.store_id, contents.passages, contents.vectors, contents.structure)
+            self._add(contents.store_id, list(contents.passages), contents.vectors, contents.structure)
 
     def rebuild_outgrown(self) -> bool:
         """Build the index of one store anew if it has outgrown its own; False if none has.
@@ -201,18 +207,20 @@ class Shard:
         assert vector.shape == (self.dimensions,), f"query {vector.shape}, shard has {self.dimensions}"
         assert k >= 1, f"k is {k}"
         with self._searchable.shared():
-            held = self._stores.keys() & store_ids
+            held = sorted(self._stores.keys() & store_ids)
             stores = [self._stores[store_id] for store_id in held]
-            by_words = tuple(merge((self._by_words(store_id, question, k) for store_id in held), k))
+            by_words = self._by_words(held, question, k) if question is not None else ()
             searches = [_nearest_staged(store, vector, k, stage_s / len(stores)) for store in stores]
             rankings: list[list[ScoredPassage]] = [[] for _ in stores]
+            places: _Places = {}
             searching = dict(enumerate(searches))
             while searching:
                 for number, search in list(searching.items()):
-                    rankings[number], is_last = next(search)
+                    rows, rankings[number], is_last = next(search)
+                    places.update(_places(held[number], rows, rankings[number]))
                     if is_last:
                         del searching[number]
-                yield Stage(tuple(merge(rankings, k)), not searching, by_words)
+                yield Stage(self._with_texts(merge(rankings, k), places), not searching, by_words)
             if not stores:
                 yield Stage((), is_final=True)
 
@@ -252,7 +260,7 @@ class Shard:
             yield (
                 StoreContents(
                     store_id,
-                    list(store.passages.values()),
+                    self._passages(store_id, store),
                     store.index.vectors(_row_array(store.passages)),
                     self._builder.saved(store.index),
                 )
@@ -284,12 +292,10 @@ class Shard:
         else:
             store.index.add(row_ids, vectors)
         for row, passage in zip(rows, passages, strict=True):
-            store.passages[row] = passage
+            store.passages[row] = replace(passage, text="")
             store.documents.setdefault(passage.doc_id, []).append(row)
             self._row_of_text[passage.content_hash] = (store_id, row)
-        if self._words is not None:
-            texts = (passage.text for passage in passages)
-            self._words.add(store_id, zip(rows, texts, strict=True))
+        self._texts.add(store_id, zip(rows, (passage.text for passage in passages), strict=True))
 
     def _remove(self, store_id: StoreId, doc_id: DocId) -> None:
         store = self._stores.get(store_id)
@@ -300,21 +306,36 @@ class Shard:
         self._forget_texts(store_id, {row: store.passages.pop(row) for row in rows})
         if not store.documents:
             del self._stores[store_id]
-            self._drop_words(store_id)
-        elif self._words is not None:
-            self._words.remove(store_id, rows)
+            self._texts.drop(store_id)
+        else:
+            self._texts.remove(store_id, rows)
 
-    def _by_words(self, store_id: StoreId, question: str | None, k: int) -> list[ScoredPassage]:
-        if self._words is None or question is None:
-            return []
-        passages = self._stores[store_id].passages
-        # more than k, as for vectors: a document may repeat a text
-        found = self._words.search(store_id, question, k + _SPARE_CANDIDATES)
-        return [ScoredPassage(passages[row], score) for row, score in found]
+    def _by_words(self, store_ids: Sequence[StoreId], question: str, k: int) -> tuple[ScoredPassage, ...]:
+        rankings: list[list[ScoredPassage]] = []
+        places: _Places = {}
+        for store_id in store_ids:
+            passages = self._stores[store_id].passages
+            # more than k, as for vectors: a document may repeat a text
+            found = self._texts.search(store_id, question, k + _SPARE_CANDIDATES)
+            rankings.append([ScoredPassage(passages[row], score) for row, score in found])
+            places.update(_places(store_id, [row for row, _ in found], rankings[-1]))
+        return self._with_texts(merge(rankings, k), places)
 
-    def _drop_words(self, store_id: StoreId) -> None:
-        if self._words is not None:
-            self._words.drop(store_id)
+    def _with_texts(self, ranking: Iterable[ScoredPassage], places: _Places) -> tuple[ScoredPassage, ...]:
+        whole: list[ScoredPassage] = []
+        for scored in ranking:
+            store_id, row = places[id(scored.passage)]
+            text = self._texts.texts(store_id, [row])[row]
+            whole.append(ScoredPassage(replace(scored.passage, text=text), scored.score))
+        return tuple(whole)
+
+    def _passages(self, store_id: StoreId, store: _Store) -> Iterator[Passage]:
+        """With their texts, some at a time."""
+        rows = list(store.passages)
+        for start in range(0, len(rows), _TEXTS_AT_ONCE):
+            part = rows[start : start + _TEXTS_AT_ONCE]
+            texts = self._texts.texts(store_id, part)
+            yield from (replace(store.passages[row], text=texts[row]) for row in part)
 
     def _forget_texts(self, store_id: StoreId, passages: dict[int, Passage]) -> None:
         for row, passage in passages.items():
@@ -324,14 +345,14 @@ class Shard:
 
 def _nearest_staged(
     store: _Store, vector: Vectors, k: int, stage_s: float
-) -> Iterator[tuple[list[ScoredPassage], bool]]:
-    """(the best of the store so far, whether that was the last stage). The last is a superset of the best
-    ``k`` texts of documents that the index finds, all ties included."""
+) -> Iterator[tuple[list[int], list[ScoredPassage], bool]]:
+    """(rows and passages of the best of the store so far, whether that was the last stage). The last is a
+    superset of the best ``k`` texts of documents that the index finds, all ties included."""
     fetched = min(k + _SPARE_CANDIDATES, len(store.index))
     for scores, rows, is_last in store.index.search_staged(vector, fetched, stage_s):
         if is_last:
             rows = _with_all_ties(store, vector, k, scores, rows, fetched)
-        yield _scored(store, vector, rows), is_last
+        yield rows.tolist(), _scored(store, vector, rows), is_last
 
 
 def _with_all_ties(store: _Store, vector: Vectors, k: int, scores: Scores, rows: Rows, fetched: int) -> Rows:
@@ -354,6 +375,10 @@ def _scored(store: _Store, vector: Vectors, rows: Rows) -> list[ScoredPassage]:
         ScoredPassage(store.passages[row], score)
         for row, score in zip(rows.tolist(), exact.tolist(), strict=True)
     ]
+
+
+def _places(store_id: StoreId, rows: Iterable[int], ranking: Iterable[ScoredPassage]) -> _Places:
+    return {id(scored.passage): (store_id, row) for row, scored in zip(rows, ranking, strict=True)}
 
 
 def _row_array(rows: Collection[int]) -> Rows:

@@ -188,7 +188,7 @@ def _write_data(shard: Shard, data: Path) -> list[dict[str, Any]]:
             stores.append(
                 {
                     "store_id": contents.store_id,
-                    "passages": len(contents.passages),
+                    "passages": len(contents.vectors),
                     "structure": structure,
                 }
             )

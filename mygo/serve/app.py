@@ -13,7 +13,8 @@ Arrows are data. Ray Serve deployments, each with its file here:
 
 - ``ingress.py``: HTTP in OpenAI's shape (the shape itself is ``mygo/api``); one request, top to bottom.
 - ``librarian.py``: the corpus on disk. Shards pull its journal, workers what is deleted (``deletions.py``).
-- ``retriever.py``: the embedder, the FAISS shards, which are pure functions of the journal, and a reranker.
+- ``retriever.py``: the FAISS shards, which are pure functions of the journal.
+- ``text_models.py``: the embedder, and the reranker if one is configured.
 - ``worker.py``: one vLLM engine each (``vllm_engine.py``). Says what its cache holds; dies with its engine.
   ``emulated_worker.py`` stands in for it in load tests: the same, but its engine only takes time.
 - ``directory_server.py``: collects what workers say. Each ingress pulls it into a copy of its own.
@@ -41,7 +42,8 @@ from mygo.serve import emulated_worker, worker
 from mygo.serve.directory_server import DirectoryServer
 from mygo.serve.ingress import Ingress
 from mygo.serve.librarian import Librarian
-from mygo.serve.retriever import EmbedderServer, RerankerServer, ShardServer
+from mygo.serve.retriever import ShardServer
+from mygo.serve.text_models import EmbedderServer, RerankerServer
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Retrieval in the cluster: the embedder, the FAISS shards, and the client that asks them.
+"""Retrieval in the cluster: the FAISS shards, and the client that asks them and the embedder.
 
 Each shard is its own deployment: it owns the documents that hash to it, follows the journal by
 itself, and when it dies, only its share of the corpus is missing from answers until it is back.
@@ -12,11 +12,10 @@ import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from mygo.config import Config
 from mygo.corpus import Delete
 from mygo.errors import Unavailable
-from mygo.retrieval import Embedder, Replayer, SearchResult, Shard, ShardStages, Stage, Weights, snapshot
-from mygo.retrieval.rerank import load_reranker
+from mygo.retrieval import Replayer, SearchResult, Shard, ShardStages, Stage, Weights, snapshot
 from mygo.retrieval.stored import scratch_folder
 from mygo.serve.calls import reply
 from mygo.types import StoreId
@@ -42,65 +40,6 @@ READ_WAIT_S = 2.0
 REBUILD_PAUSE_S = 60.0
 _LONGEST_KEPT_CHARS = 4_000
 """Of a question that is remembered; longer ones are hardly asked again."""
-
-
-class EmbedderServer:
-    """Deployment: the sentence embedder, one model shared by queries and shards."""
-
-    def __init__(self, config: Config, model_path: Path) -> None:
-        self._embedder = Embedder(str(model_path), config.embedder.batch)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embed")
-        self._queries: asyncio.Queue[tuple[str, asyncio.Future[Vectors]]] = asyncio.Queue()
-        self._batching = asyncio.create_task(self._embed_queries())
-
-    async def describe(self) -> tuple[int, str]:
-        """(dimensions, fingerprint) of the model."""
-        return self._embedder.dimensions, self._embedder.fingerprint
-
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        """[n, dimensions] unit vectors of documents: a few at a time, so that no query waits long."""
-        batches = [
-            await self._in_thread(self._embedder.embed, list(texts[start : start + 8]))
-            for start in range(0, len(texts), 8)
-        ]
-        return np.concatenate(batches) if batches else self._embedder.embed([])
-
-    async def embed_query(self, text: str) -> Vectors:
-        """[dimensions]; queries that arrive together are embedded together."""
-        done: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
-        self._queries.put_nowait((text, done))
-        return await done
-
-    async def _embed_queries(self) -> None:
-        while True:
-            waiting = [await self._queries.get()]
-            while not self._queries.empty() and len(waiting) < 32:
-                waiting.append(self._queries.get_nowait())
-            try:
-                vectors = await self._in_thread(self._embedder.embed_queries, [text for text, _ in waiting])
-            except Exception as error:
-                for _, done in waiting:
-                    if not done.cancelled():
-                        done.set_exception(error)
-                continue
-            for (_, done), vector in zip(waiting, vectors, strict=True):
-                if not done.cancelled():
-                    done.set_result(vector)
-
-    async def _in_thread(self, embed: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Vectors:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, embed, texts)
-
-
-class RerankerServer:
-    """Deployment: the cross-encoder, one question after another."""
-
-    def __init__(self, model: str, batch: int) -> None:
-        self._reranker = load_reranker(model, batch)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rerank")
-
-    async def scores(self, question: str, texts: Sequence[str]) -> list[float]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._reranker.scores, question, texts)
 
 
 class ShardServer:

@@ -1,4 +1,7 @@
-"""Passages by the words that they share with a question: BM25, in SQLite's full-text index (FTS5)."""
+"""The texts of passages, on disk, found again by row or by the words that they share with a question.
+
+BM25 is that of SQLite's full-text index (FTS5).
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,18 @@ _COMMON = {
 spare the reading of nearly every passage's entry."""
 
 
-class WordIndex:
+class PassageTexts:
     """One table per store, in a file without a name: the system takes it back when the process ends.
 
     Thread-safe; calls wait for one another.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        """``folder``: on a drive with room for all texts; None for the system's temporary folder."""
+    def __init__(self, folder: Path | None, *, by_words: bool) -> None:
+        """``folder``: on a drive with room for all texts; None for the system's temporary folder.
+
+        ``by_words``: whether ``search`` is wanted; the index for it takes as much room again.
+        """
+        self._by_words = by_words
         self._calls = threading.Lock()
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".sqlite3") as file:
             self._database = sqlite3.connect(file.name, check_same_thread=False, isolation_level=None)
@@ -63,12 +70,26 @@ class WordIndex:
             if table := self._tables.pop(store_id, None):
                 self._database.execute(f"DROP TABLE {table}")
 
+    def texts(self, store_id: StoreId, rows: Iterable[int]) -> dict[int, str]:
+        """The texts of rows that are there."""
+        found: dict[int, str] = {}
+        with self._calls:
+            if table := self._tables.get(store_id):
+                query = f"SELECT text FROM {table} WHERE rowid = ?"
+                for row in rows:
+                    if text := self._database.execute(query, (row,)).fetchone():
+                        found[row] = text[0]
+        return found
+
     def search(self, store_id: StoreId, question: str, k: int) -> list[tuple[int, float]]:
-        """(row, BM25 score, higher is better) of the best ``k`` passages that have any of the words."""
+        """(row, BM25 score, higher is better) of the best ``k`` passages that have any of the words.
+
+        Reads the entry of each word: many rows have a common one, and cost time.
+        """
         words = _words(question)
         with self._calls:
             table = self._tables.get(store_id)
-            if table is None or not words:
+            if table is None or not words or not self._by_words:
                 return []
             found: list[tuple[int, float]] = self._database.execute(
                 f"SELECT rowid, -rank FROM {table} WHERE {table} MATCH ? ORDER BY rank, rowid LIMIT ?",
@@ -79,10 +100,11 @@ class WordIndex:
     def _make(self, store_id: StoreId) -> str:
         self._made += 1
         table = f"store_{self._made}"
-        self._database.execute(
-            f"CREATE VIRTUAL TABLE {table} USING fts5"
-            " (text, tokenize = 'porter unicode61 remove_diacritics 2')"
-        )
+        if self._by_words:
+            words = "tokenize = 'porter unicode61 remove_diacritics 2'"
+            self._database.execute(f"CREATE VIRTUAL TABLE {table} USING fts5 (text, {words})")
+        else:
+            self._database.execute(f"CREATE TABLE {table} (rowid INTEGER PRIMARY KEY, text TEXT)")
         self._tables[store_id] = table
         return table
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from mygo.retrieval.words import WordIndex
+from mygo.retrieval.texts import PassageTexts
 from mygo.types import StoreId
 
 A, B = StoreId("vs_a"), StoreId("vs_b")
@@ -37,7 +37,7 @@ def bm25(held: dict[int, str], question: str) -> dict[int, float]:
 class WordsAgainstNaive(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
-        self.index = WordIndex(None)
+        self.index = PassageTexts(None, by_words=True)
         self.held: dict[StoreId, dict[int, str]] = {A: {}, B: {}}
         self.next_row = 0
 
@@ -67,6 +67,8 @@ class WordsAgainstNaive(RuleBasedStateMachine):
         assert len(found) == len({row for row, _ in found}) == min(k, len(expected))
         for row, score in found:
             assert score == pytest.approx(expected[row], rel=1e-6)
+        held = self.held[store]
+        assert self.index.texts(store, [*held, 10**6]) == held
         best = sorted(expected.values(), reverse=True)[:k]
         assert [score for _, score in found] == pytest.approx(best, rel=1e-6)
 
@@ -76,7 +78,7 @@ test_words_equal_naive_bm25_after_any_history = WordsAgainstNaive.TestCase
 
 
 def test_search_finds_other_forms_of_a_word_and_ignores_case_and_accents() -> None:
-    index = WordIndex(None)
+    index = PassageTexts(None, by_words=True)
     index.add(A, [(0, "Running foxes crossed the Café."), (1, "A lynx slept.")])
     for question in ("run", "FOX", "cafe", "crosses"):
         assert [row for row, _ in index.search(A, question, 5)] == [0]
@@ -84,15 +86,16 @@ def test_search_finds_other_forms_of_a_word_and_ignores_case_and_accents() -> No
 
 @given(st.text(max_size=60))
 def test_search_takes_any_question(question: str) -> None:
-    index = WordIndex(None)
+    index = PassageTexts(None, by_words=True)
     index.add(A, [(0, question), (1, "lynx")])
+    assert index.texts(A, [0]) == {0: question}
     rows = [row for row, _ in index.search(A, question, 5)]
     if question.isascii() and re.search("[a-z0-9]", question):
         assert 0 in rows
 
 
 def test_search_looks_for_common_words_when_there_are_no_others() -> None:
-    index = WordIndex(None)
+    index = PassageTexts(None, by_words=True)
     index.add(A, [(0, "to be or not to be"), (1, "the lynx")])
     assert [row for row, _ in index.search(A, "to be", 5)] == [0]
     # beside another word they find nothing by themselves
@@ -100,7 +103,21 @@ def test_search_looks_for_common_words_when_there_are_no_others() -> None:
 
 
 def test_index_leaves_no_file(tmp_path: Path) -> None:
-    index = WordIndex(tmp_path)
+    index = PassageTexts(tmp_path, by_words=True)
     index.add(A, [(row, f"lynx {row} " * 50) for row in range(3000)])
     assert len(index.search(A, "lynx", 10)) == 10
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_are_kept_when_they_are_not_searched() -> None:
+    texts = PassageTexts(None, by_words=False)
+    texts.add(A, [(0, "lynx"), (7, "")])
+    texts.add(B, [(0, "fox")])
+    texts.remove(A, [5])
+    assert texts.texts(A, [0, 5, 7]) == {0: "lynx", 7: ""}
+    assert texts.search(A, "lynx", 5) == []
+    texts.remove(A, [0])
+    assert texts.texts(A, [0, 7]) == {7: ""}
+    texts.drop(A)
+    assert texts.texts(A, [7]) == {}
+    assert texts.texts(B, [0]) == {0: "fox"}
