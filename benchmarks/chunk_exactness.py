@@ -17,7 +17,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -42,7 +42,7 @@ ANSWER_TOKENS = 16
 BATCH = 5
 """Prompts that are computed at once."""
 QUESTION = "Which of these functions returns an iterator, and over what?"
-HIT, ALL, MOST = "prefix hit", "all recomputed", "all but one of each"
+WAYS = HIT, ALL, MOST = "prefix hit", "all recomputed", "all but one of each"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class Sample:
     cached_tokens: int
 
 
-def measure(model: Path, options: argparse.Namespace, console: Console) -> list[Sample]:
+def measure(model: Path, options: argparse.Namespace) -> Iterator[list[Sample]]:
+    """Some prompts at a time."""
     # read when vLLM is first imported
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -67,7 +68,6 @@ def measure(model: Path, options: argparse.Namespace, console: Console) -> list[
     engine, prompts = BlendEngine(config, model), Prompts(config, str(model))
     texts, rng = Docstrings(model), random.Random(options.seed)
     most = Repair((options.tokens - 1) / options.tokens, floor_tokens=0)
-    samples: list[Sample] = []
 
     def ask(batch: Sequence[Prompt], repair: Repair | None = None) -> list[Any]:
         return engine.answer([Asked(prompt, repair, max_tokens=ANSWER_TOKENS) for prompt in batch])
@@ -89,14 +89,12 @@ def measure(model: Path, options: argparse.Namespace, console: Console) -> list[
         engine.forget(chunks=True)
         cold = ask(batch)
         answers[HIT] = ask(batch)
-        samples += [
+        yield [
             Sample(way, kl(exact.first, each.first), each.token_ids == exact.token_ids, each.cached_tokens)
             for way, found in answers.items()
             for each, exact in zip(found, cold, strict=True)
         ]
-        console.print(f"{first + size} of {options.prompts} prompts")
     engine.close()
-    return samples
 
 
 def show(console: Console, samples: Sequence[Sample]) -> bool:
@@ -104,7 +102,7 @@ def show(console: Console, samples: Sequence[Sample]) -> bool:
     table = Table(title=f"against a cold run, {ANSWER_TOKENS} tokens of each answer")
     for column in ("computed", "prompts", "mean KL", "largest KL", "same answer"):
         table.add_column(column, justify="left" if column == "computed" else "right")
-    ways = {way: [sample for sample in samples if sample.way == way] for way in (HIT, ALL, MOST)}
+    ways = {way: [sample for sample in samples if sample.way == way] for way in WAYS}
     for way, found in ways.items():
         kls = [sample.kl for sample in found]
         same = f"{sum(sample.same for sample in found)}"
@@ -137,12 +135,14 @@ def main() -> int:
     try:
         out = folders.made(options.out)
         model = models.resolve(Config().model.source, Config().cluster.cache_dir)
-        samples = measure(model, options, console)
+        path, samples = out / "samples.json", list[Sample]()
+        for some in measure(model, options):
+            samples += some
+            path.write_text(json.dumps([asdict(sample) for sample in samples], indent=1) + "\n")
+            console.print(f"{len(samples) // len(WAYS)} of {options.prompts} prompts")
     except MygoError as error:
         console.print(f"[red]error:[/] {error}", soft_wrap=True)
         return 2
-    path = out / "samples.json"
-    path.write_text(json.dumps([asdict(sample) for sample in samples], indent=1) + "\n")
     console.print(f"{cpu_name()}, {revision()}")
     holds = show(console, samples)
     console.print(f"samples: {path}")
