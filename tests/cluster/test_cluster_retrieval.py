@@ -14,7 +14,8 @@ from benchmarks.cluster import running_cluster
 pytestmark = pytest.mark.ray
 
 RETRIEVAL = {"approximate_from_vectors": 20, "ivf_probes": 100, "stage_s": 1e-9}
-HYBRID = {"hybrid_search": {"embedding_weight": 1.0, "text_weight": 1.0}}
+# vectors order only what words leave open: the texts here are all alike to an embedder
+HYBRID = {"hybrid_search": {"embedding_weight": 0.01, "text_weight": 1.0}}
 FILES = 60
 
 
