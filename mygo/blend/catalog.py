@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from mygo.blend.variants import DocumentTag, Held, Variant, VariantKey
 from mygo.blend.worth import Entry, Repairs
@@ -102,15 +102,22 @@ class VariantCatalog:
         """Forget all variants of these documents, and all that were born behind them: they have seen them.
         The copies that are returned must leave."""
         gone = frozenset(documents)
+        return self._forget(lambda each: each.document in gone or each.birth.has_seen(gone))
+
+    def distrust(self) -> list[Held]:
+        """Forget all variants that were born in sight of reused ones. What is returned must leave."""
+        return self._forget(lambda each: bool(each.birth.blend))
+
+    def _forget(self, doomed: Callable[[Variant], bool]) -> list[Held]:
         leaving = [
             (entry, tier)
             for tier, held in self._tiers.items()
             for entry in held.values()
-            if _has_seen(entry.variant, gone)
+            if doomed(entry.variant)
         ]
         for entry, tier in leaving:
             self._remove(entry, tier)
-        for key in [key for key, entry in self._departed.items() if _has_seen(entry.variant, gone)]:
+        for key in [key for key, entry in self._departed.items() if doomed(entry.variant)]:
             del self._departed[key]
         return [Held(entry.variant, tier) for entry, tier in leaving]
 
@@ -168,7 +175,3 @@ class VariantCatalog:
 
     def _least(self, entries: Iterable[Entry]) -> Entry:
         return min(entries, key=lambda entry: self._ranks[entry.variant.key])
-
-
-def _has_seen(variant: Variant, documents: frozenset[DocumentTag]) -> bool:
-    return variant.document in documents or not documents.isdisjoint(variant.birth.before)

@@ -8,6 +8,7 @@ takes up the attention that a prompt's first document gets, and is of use in tha
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
@@ -52,6 +53,10 @@ class Birth:
     """The documents before it in its prompt, in order; empty unless contextual."""
     attention: Attention | None = None
     """None if it was not measured."""
+    blend: str = ""
+    """Names what was reused before it, and how; empty if all before it was computed exactly."""
+    seen: tuple[DocumentTag, ...] = ()
+    """What the reused ones had seen at their own births, besides ``before``."""
 
     def __post_init__(self) -> None:
         if bool(self.before) != (self.kind is BirthKind.CONTEXTUAL):
@@ -60,12 +65,20 @@ class Birth:
             len(self.before) == len(self.attention.inter) == len(self.attention.before_tokens)
         ):
             raise ValueError(f"attention must be given for each of the {len(self.before)} documents before")
+        if (self.blend or self.seen) and not self.before:
+            raise ValueError(f"a {self.kind} birth has no reused documents before it")
+
+    def has_seen(self, documents: Collection[DocumentTag]) -> bool:
+        """Whether one of them has left something in it."""
+        return any(each in documents for each in self.before + self.seen)
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One copy of a document's KV: keys before rotary embedding, and values. It was computed exactly, in its
-    birth context; what was blended is never stored as a variant."""
+    """One copy of a document's KV: keys before rotary embedding, and values. All of it was computed in its
+    birth context; a document that was reused itself is never stored again. What lay before it may have been
+    reused. Its errors do not add up from copy to copy: a document gives most of its attention to itself and
+    to the prompt's first tokens, so of an error before it, only a part arrives in it."""
 
     key: VariantKey
     document: DocumentTag
@@ -118,6 +131,7 @@ def variant_key(namespace: Namespace, document: DocumentTag, domain: DomainTag, 
         domain,
         birth.kind,
         *birth.before,
+        *([f"blend {birth.blend}"] if birth.blend else []),
     )
     for part in parts:
         encoded = part.encode()

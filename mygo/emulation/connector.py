@@ -18,9 +18,11 @@ from vllm.v1.kv_offload.tiering.manager import (
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 from vllm.v1.request import Request
 
+from mygo.emulation.chunks import claim
 from mygo.emulation.copier import VirtualCopier
 from mygo.emulation.disk import EmulatedDisk
 from mygo.types import Tier
+from mygo.vllm_plugin.chunks.chunks import Chunks
 from mygo.vllm_plugin.connector import MygoConnector
 from mygo.vllm_plugin.settings import TierSettings
 from mygo.vllm_plugin.tiers.scheduler import TierScheduler
@@ -170,6 +172,10 @@ class EmulatedConnector(MygoConnector):
             self.worker = EmulatedWorker(spec, native, self._kv_cache_config)
         return tiers
 
+    def _make_chunks(self, kv_cache_manager: KVCacheManager) -> Chunks:
+        parts = self._vllm_config, self._kv_cache_config, kv_cache_manager, self._cache, self._tiers
+        return Chunks(self._settings.chunks, *parts, claim=claim)
+
     def _make_spec(self, config: OffloadingConfig) -> EmulatedSpec:
         return EmulatedSpec(config, settings=self._settings.tiers, clock=self.clock)
 
@@ -181,5 +187,5 @@ class EmulatedConnector(MygoConnector):
     ) -> None:
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         if num_external_tokens and not request.num_preemptions:
-            sources = self._tiers.sources(request, num_external_tokens)
+            sources = self.get_external_cache_hit_sources(request, num_external_tokens)
             self.loaded[request.request_id] = {_TIERS[source]: tokens for source, tokens in sources.items()}

@@ -7,7 +7,7 @@ seen when it ends. A step takes the seconds that the profile says, and nothing i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mygo.emulation import timing
 from mygo.emulation.profile import EngineProfile
@@ -16,6 +16,7 @@ from mygo.emulation.settings import EngineSettings
 from mygo.emulation.vllm_scheduler import Decoding, Produced, Scheduled, VllmScheduler
 from mygo.errors import BadRequest
 from mygo.types import (
+    ChunkUse,
     GenerateRequest,
     PrefillStats,
     RequestId,
@@ -41,6 +42,8 @@ class StepOutcome:
     """Of requests whose first token this is."""
     finished: tuple[RequestId, ...]
     """Requests that reached their length. Aborted ones are not named."""
+    chunks: Mapping[RequestId, ChunkUse] = field(default_factory=dict)
+    """Of requests that ended, and had documents."""
 
 
 @dataclass(slots=True)
@@ -318,5 +321,6 @@ class EmulatedCore:
                 {request_id: one.token_ids for request_id, one in produced.items()},
                 prefills,
                 tuple(finished),
+                {request_id: one.chunks for request_id, one in produced.items() if one.chunks is not None},
             )
         )

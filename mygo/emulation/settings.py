@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mygo.config import ModelConfig
 from mygo.emulation.profile import EngineProfile
 from mygo.errors import ConfigError
-from mygo.vllm_plugin.settings import TierSettings
+from mygo.vllm_plugin.settings import ChunkSettings, TierSettings
 
 VLLM_POLICIES = ("lru", "arc")
 """Of vLLM's own offloading."""
@@ -31,6 +31,9 @@ class EngineSettings:
     """Token ids are below this."""
     tiers: TierSettings = field(default_factory=TierSettings)
     """Tiers behind the device. The disk needs no path here; both links' speeds come from the profile."""
+    chunks: ChunkSettings = field(default_factory=ChunkSettings)
+    """Reuse of documents behind other text. The disk needs no path here. Nothing is computed, so nothing can
+    be compared: there is no quality guard, and whatever asks for it is blended."""
     vllm_offloading: bool = False
     """vLLM's own offloading in place of ours, with the policy of ``tiers``, lru or arc; to compare with."""
 

@@ -39,7 +39,9 @@ def vllm_config(settings: EngineSettings) -> Any:
 
 
 def _plugin_arguments(settings: EngineSettings) -> dict[str, Any]:
-    arguments = engine_arguments(sibling_hold=settings.sibling_hold, tiers=settings.tiers)
+    arguments = engine_arguments(
+        sibling_hold=settings.sibling_hold, tiers=settings.tiers, chunks=settings.chunks
+    )
     connector = NativeConnector if settings.vllm_offloading else EmulatedConnector
     arguments["kv_transfer_config"] |= {
         "kv_connector": connector.__name__,

@@ -23,13 +23,15 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
+from mygo.emulation.chunks import VirtualChunks
 from mygo.emulation.connector import EmulatedConnector
 from mygo.emulation.copier import Copy
 from mygo.emulation.profile import EngineProfile
 from mygo.emulation.settings import EngineSettings
 from mygo.emulation.timing import Chunk
 from mygo.emulation.vllm_config import vllm_config
-from mygo.types import GenerateRequest, RequestId, Tier
+from mygo.types import ChunkUse, GenerateRequest, RequestId, Tier
+from mygo.vllm_plugin import spans
 from mygo.vllm_plugin.beside_model import StepReport
 from mygo.vllm_plugin.reporter import ReportSink
 from mygo.vllm_plugin.settings import engine_arguments
@@ -80,6 +82,8 @@ class Produced:
     cached_tokens: dict[Tier, int] | None
     """With the first tokens: leading prompt tokens that came from the cache, by the tier that held them."""
     finished: bool
+    chunks: ChunkUse | None = None
+    """With the last tokens."""
 
 
 class VllmScheduler:
@@ -120,6 +124,7 @@ class VllmScheduler:
             hash_block_size=block_tokens,
         )
         self._hash_blocks = _block_hasher(block_tokens)
+        self._chunks = VirtualChunks(profile)
         self._connector: EmulatedConnector = self._scheduler.connector
         self._connector.report_to(sink)
         self._admitted_tokens: dict[str, int] = {}
@@ -146,21 +151,23 @@ class VllmScheduler:
     @property
     def next_transfer_end_s(self) -> float | None:
         """When something ends that is under way between tiers; None while nothing is."""
-        return self._connector.next_end_s
+        ends_s = (self._connector.next_end_s, self._chunks.next_end_s)
+        return min((end_s for end_s in ends_s if end_s is not None), default=None)
 
     @property
     def has_news(self) -> bool:
         """The last step heard of transfers, or left some to be begun: another pass need not wait for any."""
         worker = self._connector.worker
-        return worker is not None and (self._heard or worker.has_deferred)
+        return self._heard or (worker is not None and worker.has_deferred)
 
     def add(self, request: GenerateRequest) -> None:
         """Enqueue a request whose prompt fits the engine."""
         params: dict[str, Any] = {}
         if request.spans:
             params["mygo"] = {
-                "spans": [[span.key, span.end_tokens, span.salt] for span in request.spans],
+                "spans": spans.entries(request.spans),
                 "answer_domain": request.answer_domain,
+                "reuse": request.reuse,
             }
         self._scheduler.add_request(
             Request(
@@ -209,12 +216,15 @@ class VllmScheduler:
             chunks.append(Chunk(cached_tokens, before - cached_tokens, tokens))
         admitted = [RequestId(name) for name in fresh]
         scheduled = Scheduled(output, chunks, sequences, context_tokens, admitted, now_s)
-        worker = self._connector.worker
+        worker, step = self._connector.worker, output.kv_connector_metadata
+        load_s = self._chunks.begin(step.chunks, now_s)
+        scheduled.begins_s += load_s
         if worker is not None:
-            meta = output.kv_connector_metadata.tiers
+            meta = step.tiers
             worker.copier.waited_until_s = now_s
             worker.handle_preemptions(meta)
-            scheduled.begins_s = self._connector.clock.now_s = max(now_s, worker.copier.waited_until_s)
+            scheduled.begins_s = max(now_s, worker.copier.waited_until_s) + load_s
+            self._connector.clock.now_s = scheduled.begins_s
             worker.start_kv_transfers(meta)
             scheduled.beside = [worker.copier.copy_of(job_id) for job_id in sorted(meta.layerwise_jobs)]
         return scheduled
@@ -249,22 +259,25 @@ class VllmScheduler:
                 if finished:
                     self._admitted_tokens.pop(output.request_id, None)
                 cached = self._by_tier(output.request_id, stats.num_cached_tokens) if stats else None
+                told = (output.kv_transfer_params or {}).get("mygo", {}).get("chunks")
                 produced[RequestId(output.request_id)] = Produced(
-                    list(output.new_token_ids), cached, finished
+                    list(output.new_token_ids), cached, finished, ChunkUse(**told) if told else None
                 )
         return produced
 
     def _moved(self, scheduled: Scheduled) -> KVConnectorOutput | None:
-        """What the worker's half of the tiers tells the scheduler's at the end of a step."""
+        """What the worker's half of the plugin tells the scheduler's at the end of a step."""
         worker = self._connector.worker
+        chunks = self._chunks.report(self._connector.clock.now_s)
+        self._heard = bool(chunks)
         if worker is None:
-            return None
+            return KVConnectorOutput(kv_connector_worker_meta=StepReport(None, chunks)) if chunks else None
         worker.finish_layerwise()
         worker.prepare_store_kv(scheduled.output.kv_connector_metadata.tiers)
         sent, received = worker.get_finished(set())
         meta = worker.build_connector_worker_meta()
-        self._heard = meta is not None
-        report = StepReport(meta) if meta is not None else None
+        self._heard |= meta is not None
+        report = StepReport(meta, chunks) if meta is not None or chunks else None
         return KVConnectorOutput(
             finished_sending=sent, finished_recving=received, kv_connector_worker_meta=report
         )
@@ -280,7 +293,8 @@ class VllmScheduler:
         pass decides nothing: it gives every running request its next token. With tiers it does: each block
         that fills is stored, and policies learn from what steps cost.
         """
-        if self._settings.tiers.host_bytes or self._settings.tiers.device_policy != "vllm":
+        tiers, chunks = self._settings.tiers, self._settings.chunks
+        if tiers.host_bytes or tiers.device_policy != "vllm" or chunks.host_bytes:
             return None
         running, waiting = self._scheduler.get_request_counts()
         if waiting or not running:

@@ -23,7 +23,7 @@ from mygo.errors import BadRequest, ConfigError, Unavailable
 from mygo.routing import Router, RoutingDesk
 from mygo.simulation.outcome import Served
 from mygo.simulation.prompts import Prompts
-from mygo.types import RequestId, Tier, WorkerId
+from mygo.types import ChunkUse, RequestId, Reuse, Tier, WorkerId
 from mygo.workloads.trace import Trace, TraceRequest
 
 REPORT_INTERVAL_S = 0.5
@@ -43,6 +43,8 @@ class ClusterShape:
     workers: int
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     document_order: str = "retrieval"
+    reuse: Reuse = Reuse.EXACT
+    """What every request asks for; blending takes chunk memory in the engine's settings."""
     max_ongoing: int = 64
     ingresses: int = 1
     """Ingress replicas, each with a view of its own; clients take them in turn."""
@@ -80,6 +82,7 @@ class _Open:
     document_tokens: int
     predicted_cached_tokens: int
     cached_tokens: Mapping[Tier, int] = field(default_factory=dict)
+    chunks: ChunkUse | None = None
     queue_s: float = 0.0
     prefill_s: float = 0.0
     first_token_s: float = 0.0
@@ -164,7 +167,7 @@ class Simulation:
         prompt = self._prompts.prompt(request, cached)
         reads_text = self._shape.router is not None or self._shape.routing.policy == "prefix_affinity"
         text = self._prompts.routing_text(prompt) if reads_text else ""
-        asked = self._prompts.generate_request(request, prompt)
+        asked = self._prompts.generate_request(request, prompt, self._shape.reuse)
         try:
             route = ingress.desk.reserve(asked.request_id, prompt, text, now_s)
         except Unavailable:
@@ -226,6 +229,7 @@ class Simulation:
             each.last_token_s = now_s
         for name in outcome.finished:
             each = self._open.pop(name)
+            each.chunks = outcome.chunks.get(name)
             each.ingress.desk.over(name, now_s)
             self.served.append(_served(each, now_s))
             if self._shape.concurrency is not None:
@@ -283,4 +287,6 @@ def _served(each: _Open, now_s: float) -> Served:
         output_tokens=max(1, request.output_tokens),
         host_tokens=each.cached_tokens.get(Tier.HOST, 0),
         disk_tokens=each.cached_tokens.get(Tier.DISK, 0),
+        chunk_tokens=each.chunks.loaded_tokens if each.chunks is not None else 0,
+        repaired_tokens=each.chunks.repaired_tokens if each.chunks is not None else 0,
     )

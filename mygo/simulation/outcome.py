@@ -35,6 +35,10 @@ class Served:
     """Of the cached ones: loaded from host memory."""
     disk_tokens: int = 0
     """Of the cached ones: read from disk."""
+    chunk_tokens: int = 0
+    """Of the cached ones: from documents' KV that is kept apart from their prompts."""
+    repaired_tokens: int = 0
+    """Of the same documents, computed."""
 
 
 @dataclass(frozen=True, slots=True)

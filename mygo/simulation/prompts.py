@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 
 from mygo.prompt.order import CacheOrder, Document, Path
-from mygo.tree.keys import narrow, root_key
+from mygo.tree.keys import narrow, passage_tag, root_key
 from mygo.types import (
     PUBLIC,
     ContentHash,
@@ -22,6 +22,7 @@ from mygo.types import (
     Passage,
     Prompt,
     RequestId,
+    Reuse,
     Sampling,
     ScoredPassage,
     Segment,
@@ -50,14 +51,16 @@ class Prompts:
         documents stand as retrieved."""
         path, segments = self._root, []
 
-        def append(kind: SegmentKind, ids: tuple[int, ...], domain: DomainTag) -> None:
+        def append(
+            kind: SegmentKind, ids: tuple[int, ...], domain: DomainTag, passage: Passage | None = None
+        ) -> None:
             nonlocal path
             path = path.then(domain, ids)
-            segments.append(Segment(kind, ids, path.key, path.domain))
+            segments.append(Segment(kind, ids, path.key, path.domain, passage))
 
         append(SegmentKind.SYSTEM, self._text(request.system), self._domain(request.system))
         for document in self._documents(request, path, cached):
-            append(SegmentKind.DOCUMENT, document.token_ids, document.domain)
+            append(SegmentKind.DOCUMENT, document.token_ids, document.domain, document.scored.passage)
         tenant = narrow(path.domain, DomainTag(request.tenant))
         for text in request.history:
             append(SegmentKind.TURN, self._text(text), tenant)
@@ -77,9 +80,11 @@ class Prompts:
             for segment in prompt.segments
         )
 
-    def generate_request(self, request: TraceRequest, prompt: Prompt) -> GenerateRequest:
+    def generate_request(
+        self, request: TraceRequest, prompt: Prompt, reuse: Reuse = Reuse.EXACT
+    ) -> GenerateRequest:
         spans = tuple(
-            SegmentSpan(segment.key, step.end_tokens, segment.domain)
+            SegmentSpan(segment.key, step.end_tokens, segment.domain, _tag(segment.passage))
             for segment, step in zip(prompt.segments, prompt.path, strict=True)
         )
         return GenerateRequest(
@@ -88,16 +93,20 @@ class Prompts:
             spans,
             Sampling(max_tokens=max(1, request.output_tokens), ignore_eos=True),
             answer_domain=prompt.segments[-1].domain,
+            reuse=reuse,
         )
 
     def _documents(
         self, request: TraceRequest, start: Path, cached: Callable[[SegmentKey], float] | None
     ) -> list[Document]:
         ranked = [
-            Document(ScoredPassage(_passage(text, self._domain(text)), 0.0), self._text(text))
-            for text in request.documents
+            Document(ScoredPassage(self._passage(text), 0.0), self._text(text)) for text in request.documents
         ]
         return ranked if cached is None else CacheOrder(cached)(ranked, start)
+
+    def _passage(self, text: TextId) -> Passage:
+        content = self._trace.texts[text].copy_of or text
+        return Passage(DocId(text), 0, "", ContentHash(content), domain=self._domain(text))
 
     def _domain(self, text: TextId) -> DomainTag:
         return self._trace.texts[text].domain
@@ -115,5 +124,5 @@ class Prompts:
         return tuple(rng.choices(range(self._vocabulary), k=tokens))
 
 
-def _passage(text: TextId, domain: DomainTag) -> Passage:
-    return Passage(DocId(text), 0, "", ContentHash(text), domain=domain)
+def _tag(passage: Passage | None) -> str:
+    return "" if passage is None else passage_tag(b"", passage.domain, passage.content_hash)

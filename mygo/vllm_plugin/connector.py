@@ -101,14 +101,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._tiers = self._make_tiers(kv_cache_manager)
         self.appraise = self._tiers.appraise
         self._cache.when_cleared(self._tiers.cleared)
-        self._chunks = Chunks(
-            self._settings.chunks,
-            self._vllm_config,
-            self._kv_cache_config,
-            kv_cache_manager,
-            self._cache,
-            self._tiers,
-        )
+        self._chunks = self._make_chunks(kv_cache_manager)
         self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)
         self._tiers.tag_with(self._ledger.tags_of)
         self._retirement = Retirement(self._ledger, self._cache, self._tiers, time.monotonic)
@@ -127,6 +120,10 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             self._cache,
             time.perf_counter,
         )
+
+    def _make_chunks(self, kv_cache_manager: KVCacheManager) -> Chunks:
+        parts = self._vllm_config, self._kv_cache_config, kv_cache_manager, self._cache, self._tiers
+        return Chunks(self._settings.chunks, *parts)
 
     def _hello(self) -> Hello:
         return Hello(
@@ -230,7 +227,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             if request_id in self._requests:
                 self._prefilling[request_id] = self._requests[request_id]
         chunks = self._chunks.plan_step(scheduler_output)
-        return StepMetadata(self._tiers.plan_step(scheduler_output), chunks)
+        return StepMetadata(self._tiers.plan_step(scheduler_output, only_computes=not chunks.loads), chunks)
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
         if connector_output.invalid_block_ids:

@@ -95,6 +95,8 @@ class ChunkSettings:
     behind neutral documents, by requests that are sent for that purpose."""
     max_variants: int = 3
     """Copies of one document, each from another context."""
+    load_gate: bool = True
+    """Compute what is predicted to take longer to load."""
     guard: bool = True
     """Blend only what comparisons have shown to keep ``kl_bound``. It takes a worker process to compare: an
     engine without ``mygo_socket`` has no guard, and blends whatever asks for it."""

@@ -158,7 +158,11 @@ class ChunkEngine(TinyEngine):
 
     def held(self, document: Words, salt: str = "public") -> int:
         """Chunks of a document that a path of one domain may use."""
-        return len(self.connector._chunks._holdings._catalog.held(tag_of(document), {salt}))
+        return len(self.held_keys(document, salt))
+
+    def held_keys(self, document: Words, salt: str = "public") -> set[str]:
+        catalog = self.connector._chunks._holdings._catalog
+        return {held.variant.key for held in catalog.held(tag_of(document), {salt})}
 
     @property
     def runner(self) -> Any:

@@ -28,7 +28,7 @@ from mygo.vllm_plugin.wire import Assess, Observe
 
 pytestmark = pytest.mark.engine
 
-CHUNKS = ChunkSettings(host_bytes=2**26, repair_share=0.0, floor_tokens=0)
+CHUNKS = ChunkSettings(host_bytes=2**26, repair_share=0.0, floor_tokens=0, load_gate=False)
 SHADOWS = 50
 """Within which what is broken must be off."""
 

@@ -1,13 +1,17 @@
-"""What is kept of what requests compute: documents behind the system prompt, exact, whole, in one go."""
+"""What is kept of what requests compute: documents behind the system prompt, whole, in one go."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from mygo.blend.variants import BirthKind, Variant, VariantKey, variant_key
+import numpy as np
+
+from mygo.blend.plan import Slot
+from mygo.blend.variants import Birth, BirthKind, Variant, VariantKey, variant_key
 from mygo.types import DomainTag
 from mygo.vllm_plugin.chunks import documents
 from mygo.vllm_plugin.chunks.holdings import Holdings
+from mygo.vllm_plugin.chunks.layout import Positions
 from mygo.vllm_plugin.chunks.live import Capturing, Live
 from mygo.vllm_plugin.chunks.quality import Quality
 from mygo.vllm_plugin.chunks.step import Capture
@@ -24,12 +28,14 @@ class Captures:
         self._under_way: set[VariantKey] = set()
 
     def begin(self, live: Live) -> None:
-        """A request is admitted that computes all behind its ``cached_tokens`` exactly."""
+        """A request is admitted: keep the documents behind its ``cached_tokens`` that it computes."""
         run = documents.leading(live.slots)
         for index, slot in enumerate(run):
             if slot.start_tokens < live.cached_tokens or self._quality.is_off(slot.document):
                 continue
-            birth = documents.birth(run[:index], filler=live.segments.filler)
+            if live.layout is not None and live.layout.reuses(slot.start_tokens):
+                continue
+            birth = self._birth(live, run[:index], slot.start_tokens)
             if birth.kind not in self._of_use(live, is_last=index + 1 == len(run)):
                 continue
             tokens = slot.end_tokens - slot.start_tokens
@@ -41,20 +47,27 @@ class Captures:
                 self._holdings.filling(key)
                 live.capturing.append(Capturing(variant, slot.start_tokens, slot.end_tokens))
 
+    def _birth(self, live: Live, before: Sequence[Slot], start_tokens: int) -> Birth:
+        return documents.birth(
+            before,
+            filler=live.segments.filler,
+            tags=[tag for at_tokens, tag in live.tags if at_tokens < start_tokens],
+            reused=[variant for at_tokens, variant in live.reuses() if at_tokens < start_tokens],
+        )
+
     def _of_use(self, live: Live, *, is_last: bool) -> Collection[BirthKind]:
         if live.segments.filler:
             return {BirthKind.FILLER} if is_last else ()
         return {BirthKind.FIRST, self._births}
 
-    def plan(self, live: Live, new_tokens: int) -> list[Capture]:
-        """What to keep of the ``new_tokens`` that a step computes."""
-        counted_tokens = live.request.num_computed_tokens
+    def plan(self, live: Live, positions: Positions) -> list[Capture]:
+        """What to keep of the tokens that a step computes; ``positions``: their true ones, rising."""
         captures: list[Capture] = []
         for capturing in list(live.capturing):
-            start = max(capturing.start_tokens, counted_tokens)
-            end = min(capturing.end_tokens, counted_tokens + new_tokens)
-            if start >= end:
+            first, last = np.searchsorted(positions, (capturing.start_tokens, capturing.end_tokens))
+            if first == last:
                 continue
+            start, end = int(positions[first]), int(positions[last - 1]) + 1
             variant = capturing.variant
             chunk_start = start - capturing.start_tokens
             captures.append(Capture(variant.key, variant.tokens, chunk_start, start, end))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from random import Random
 
@@ -57,7 +57,10 @@ class Chunks:
         manager: KVCacheManager,
         cache: DeviceCache,
         tiers: Tiers,
+        *,
+        claim: Callable[[ChunkSettings, VllmConfig], tuple[ChunkHome | None, Slot | None]] = claim,
     ) -> None:
+        """``claim`` puts another place for chunks on disk in place of the real one."""
         self._enabled = bool(settings.host_bytes)
         self._config = vllm_config
         self._cache = cache
@@ -70,8 +73,8 @@ class Chunks:
         ranks = int(vllm_config.parallel_config.tensor_parallel_size)
         home: ChunkHome | None = None
         self._slot: Slot | None = None
-        if self._enabled and settings.disk_path is not None:
-            home, self._slot = claim(settings.disk_path, vllm_config)
+        if self._enabled:
+            home, self._slot = claim(settings, vllm_config)
         self._holdings = Holdings(settings, home, ranks)
         model = vllm_config.model_config
         self._quality = Quality(settings, f"{model.model} {model.dtype}", Random(0), time.monotonic)
@@ -194,7 +197,8 @@ class Chunks:
         if layout is not None:
             live.pinned = layout.variants
             self._holdings.pin(live.pinned)
-        elif not live.tags and not live.retired:
+        measures = live.segments.ticket is not None or live.segments.repair is not None
+        if not live.retired and not (live.tags and measures):
             self._captures.begin(live)
         ticket = live.segments.ticket or live.reused.ticket
         if ticket is not None and not live.tags:
@@ -242,6 +246,8 @@ class Chunks:
     def heard(self, report: ChunkReport) -> None:
         """What the workers found."""
         self._holdings.heard(report)
+        self._planner.memory_speed.observe(report.loaded_bytes, report.load_s)
+        self._planner.disk_speed.observe(report.read_bytes, report.read_s)
         self._quality.heard(report.deviations)
 
     def loads_failed(self) -> None:
@@ -267,7 +273,7 @@ class Chunks:
                 step.positions[request_id] = positions
             if loads := list(layout.loads(counted_tokens, new_tokens)):
                 step.loads[request_id] = loads
-        if captures := self._captures.plan(live, new_tokens):
+        if captures := self._captures.plan(live, positions):
             step.captures[request_id] = captures
         found = [each.within(positions) for each in live.comparing]
         if comparisons := [each for each in found if each is not None]:
@@ -285,19 +291,26 @@ class Chunks:
         self._quality.forget(gone)
         self._holdings.purge(gone)
         for live in self._live.values():
-            if any(slot.document in gone for slot in live.slots):
+            here = any(slot.document in gone for slot in live.slots)
+            if here or any(variant.birth.has_seen(gone) for _, variant in live.reuses()):
                 live.retired = True
                 self._captures.give_up(live)
 
     # --- how good it is --------------------------------------------------------------------------
 
     def obey(self, command: Observe | Assess) -> Done:
-        """Something about the quality guard."""
+        """Something about the quality guard. With its trust goes what was computed in sight of blends."""
+        generation = self._quality.generation
         match command:
             case Observe():
                 self._quality.observe(command.ticket, command.divergence)
             case Assess(reset=True):
                 self._quality.reset()
+        if self._quality.generation != generation:
+            self._holdings.distrust()
+            for live in self._live.values():
+                if live.tags:
+                    self._captures.give_up(live)
         return Done(command.number, quality=self._quality.view())
 
     def shutdown(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from mygo.errors import ConfigError
 from mygo.vllm_plugin.chunks.deviations import Deviations
 from mygo.vllm_plugin.chunks.files import ChunkFiles
 from mygo.vllm_plugin.disk import namespace
+from mygo.vllm_plugin.settings import ChunkSettings
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +36,16 @@ class ChunkHome:
         return ChunkFiles(self.folder, self.namespace, rank)
 
 
-def claim(root: str, config: VllmConfig) -> tuple[ChunkHome, namespace.Slot]:
-    """A folder below ``root`` that no other engine uses while the slot is held. Raises ConfigError."""
+def claim(
+    settings: ChunkSettings, config: VllmConfig
+) -> tuple[ChunkHome, namespace.Slot] | tuple[None, None]:
+    """A folder below ``disk_path`` that no other engine uses while the slot is held; None without such a
+    path. Raises ConfigError."""
+    root = settings.disk_path
+    if root is None:
+        return None, None
     facts = {
-        "chunks": 1,
+        "chunks": 2,
         "vllm": vllm_version,
         "model": config.model_config.model,
         "kv_dtype": str(config.model_config.dtype),
@@ -64,9 +72,17 @@ class ChunkReport:
     missing: set[VariantKey] = field(default_factory=set)
     """What some rank was to load, and had not in memory."""
     deviations: Deviations = field(default_factory=Deviations)
+    loaded_bytes: int = 0
+    """Of chunks, brought to the device."""
+    load_s: float = 0.0
+    """In which they were: of the slowest rank."""
+    read_bytes: int = 0
+    """From disk."""
+    read_s: float = 0.0
+    """In which they were: of the slowest rank."""
 
     def __bool__(self) -> bool:
-        return bool(self.read or self.lost or self.missing or self.deviations)
+        return bool(self.read or self.lost or self.missing or self.deviations or self.loaded_bytes)
 
     def __add__(self, other: ChunkReport) -> ChunkReport:
         return ChunkReport(
@@ -74,6 +90,10 @@ class ChunkReport:
             self.lost | other.lost,
             self.missing | other.missing,
             self.deviations + other.deviations,
+            self.loaded_bytes + other.loaded_bytes,
+            max(self.load_s, other.load_s),
+            self.read_bytes + other.read_bytes,
+            max(self.read_s, other.read_s),
         )
 
 
@@ -83,7 +103,7 @@ class ChunkDisk:
     def __init__(self, files: ChunkFiles) -> None:
         self._files = files
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mygo-chunks")
-        self._reads: dict[VariantKey, Future[torch.Tensor | None]] = {}
+        self._reads: dict[VariantKey, Future[tuple[torch.Tensor | None, float]]] = {}
         self._writes: dict[VariantKey, Future[None]] = {}
 
     def write(self, variant: Variant, kv: torch.Tensor) -> None:
@@ -91,7 +111,12 @@ class ChunkDisk:
 
     def read(self, keys: Iterable[VariantKey]) -> None:
         for key in keys:
-            self._reads[key] = self._thread.submit(self._files.read, key)
+            self._reads[key] = self._thread.submit(self._read, key)
+
+    def _read(self, key: VariantKey) -> tuple[torch.Tensor | None, float]:
+        """And how many seconds it took."""
+        began_s = time.perf_counter()
+        return self._files.read(key), time.perf_counter() - began_s
 
     def erase(self, keys: Iterable[VariantKey]) -> None:
         for key in keys:
@@ -102,11 +127,13 @@ class ChunkDisk:
         found: dict[VariantKey, torch.Tensor] = {}
         report = ChunkReport()
         for key, read in _done(self._reads):
-            kv = None if _failed(read, "read", key) else read.result()
+            kv, read_s = (None, 0.0) if _failed(read, "read", key) else read.result()
             if kv is None:
                 report.lost.add(key)
             else:
                 found[key] = kv
+                report.read_bytes += kv.nbytes
+                report.read_s += read_s
         report.read.update(found.keys())
         for key, write in _done(self._writes):
             if _failed(write, "written", key):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from mygo.blend.plan import Slot
-from mygo.blend.variants import Birth, BirthKind, DocumentTag
+from mygo.blend.variants import Birth, BirthKind, DocumentTag, Variant
 from mygo.types import DomainTag, SegmentSpan
 
 
@@ -35,13 +35,23 @@ def leading(found: Sequence[Slot]) -> list[Slot]:
     return run
 
 
-def birth(before: Sequence[Slot], *, filler: bool) -> Birth:
-    """Of a document behind ``before``, which are neutral documents if ``filler``."""
+def birth(
+    before: Sequence[Slot],
+    *,
+    filler: bool,
+    tags: Sequence[str] = (),
+    reused: Iterable[Variant] = (),
+) -> Birth:
+    """Of a document behind ``before``, which are neutral documents if ``filler``. ``reused``: those of them
+    that were not computed; their blocks have ``tags``, in order."""
     if not before:
         return Birth(BirthKind.FIRST)
     if filler:
         return Birth(BirthKind.FILLER)
-    return Birth(BirthKind.CONTEXTUAL, tuple(slot.document for slot in before))
+    documents = tuple(slot.document for slot in before)
+    blend = hashlib.blake2b("".join(tags).encode(), digest_size=16).hexdigest() if tags else ""
+    seen = {each for variant in reused for each in variant.birth.before + variant.birth.seen}
+    return Birth(BirthKind.CONTEXTUAL, documents, blend=blend, seen=tuple(sorted(seen - {*documents})))
 
 
 def fingerprint(token_ids: Sequence[int]) -> str:

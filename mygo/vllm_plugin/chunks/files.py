@@ -106,20 +106,22 @@ def _facts(variant: Variant, kv: torch.Tensor) -> dict[str, Any]:
         "domain": variant.domain,
         "birth": variant.birth.kind.value,
         "before": variant.birth.before,
+        "blend": variant.birth.blend,
+        "seen": variant.birth.seen,
         "shape": list(kv.shape),
         "type": str(kv.dtype).removeprefix("torch."),
     }
 
 
 def _variant(facts: dict[str, Any]) -> Variant:
-    before = tuple(map(DocumentTag, facts["before"]))
+    before, seen = (tuple(map(DocumentTag, facts[name])) for name in ("before", "seen"))
     return Variant(
         VariantKey(facts["key"]),
         DocumentTag(facts["document"]),
         int(facts["tokens"]),
         int(facts["kv_bytes"]),
         DomainTag(facts["domain"]),
-        Birth(BirthKind(facts["birth"]), before),
+        Birth(BirthKind(facts["birth"]), before, blend=str(facts["blend"]), seen=seen),
     )
 
 

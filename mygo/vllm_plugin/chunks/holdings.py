@@ -157,6 +157,10 @@ class Holdings:
         """Let go of these documents, and of all that was computed behind them."""
         self._leave(self._catalog.purge(documents))
 
+    def distrust(self) -> None:
+        """Let go of all that was computed in sight of what was reused."""
+        self._leave(self._catalog.distrust())
+
     def forget(self) -> None:
         """Let go of everything in memory at once."""
         for key in self._in_memory:

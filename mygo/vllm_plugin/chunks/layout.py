@@ -68,6 +68,10 @@ class Layout:
         self.first_scheduled = cached_tokens + self.loaded_tokens
         """The scheduler's count when it begins."""
 
+    def reuses(self, position: int) -> bool:
+        """Whether the token there belongs to a chunk."""
+        return any(piece.start_tokens <= position < piece.end_tokens for piece in self._pieces)
+
     def covers(self, counted_tokens: int) -> bool:
         """Whether the scheduler still counts as told here: something is left to be computed."""
         return 0 <= counted_tokens - self.first_scheduled < len(self.computed)

@@ -76,4 +76,9 @@ class Live:
     reused: Reused | None = None
     """As of its first admission; a preempted request is admitted again."""
     retired: bool = False
-    """It holds a passage that was purged: nothing is kept of it."""
+    """It holds a passage that was purged, or something that has seen it: nothing is kept of it."""
+
+    def reuses(self) -> list[tuple[int, Variant]]:
+        """What is reused, and where it begins, as of the last plan."""
+        pieces = self.plan.pieces if self.plan is not None else ()
+        return [(piece.start_tokens, piece.variant) for piece in pieces if piece.variant is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class ChunkMover:
         self._failed_blocks: set[int] = set()
         self._missing: set[VariantKey] = set()
         self._deviations = Deviations()
+        self._loaded_bytes = 0
+        self._load_s = 0.0
         self._disk: ChunkDisk | None = None
 
     def attach(self, runner: Any) -> None:
@@ -62,10 +65,13 @@ class ChunkMover:
 
     def load(self) -> None:
         """Fill the step's blocks from chunks. Needs the runner's batch as this step computes it."""
+        began_s = time.perf_counter()
         for request_id, loads in self._step.loads.items():
             block_ids = self._block_ids(request_id)
             for load in loads:
                 self._load(load, block_ids)
+        if self._step.loads:
+            self._load_s += time.perf_counter() - began_s
 
     def _load(self, load: Load, block_ids: torch.Tensor) -> None:
         positions = torch.arange(load.start_tokens, load.end_tokens)
@@ -82,6 +88,7 @@ class ChunkMover:
         slots = blocks * block_tokens + positions % block_tokens
         device = self._runner.device
         self._layers.write(kv.to(device), positions.to(device), slots.to(device))
+        self._loaded_bytes += kv.nbytes
 
     def _block_ids(self, request_id: str) -> torch.Tensor:
         batch = self._runner.input_batch
@@ -137,6 +144,8 @@ class ChunkMover:
             self._chunks.update(found)
         report.missing, self._missing = self._missing, set()
         report.deviations, self._deviations = self._deviations, Deviations()
+        report.loaded_bytes, self._loaded_bytes = self._loaded_bytes, 0
+        report.load_s, self._load_s = self._load_s, 0.0
         return report
 
     def close(self) -> None:

@@ -18,10 +18,12 @@ from mygo.vllm_plugin.chunks.live import Live
 from mygo.vllm_plugin.chunks.quality import Quality, inexact
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.settings import ChunkSettings
+from mygo.vllm_plugin.tiers.links import Speed
 from mygo.vllm_plugin.tiers.tiers import Tiers
 
-LOAD_S_PER_BYTE = {Tier.HOST: 5e-10, Tier.DISK: 1.5e-9}
-"""To the device, keys rotated: guesses on the safe side, 2 GB/s, and another 1 GB/s from disk to memory."""
+# Until they were measured. The first transfer corrects them; a guess too low would hold for ever.
+GUESSED_MEMORY_BYTES_PER_S = 20e9
+GUESSED_DISK_BYTES_PER_S = 8e9
 
 
 class Planner:
@@ -35,11 +37,16 @@ class Planner:
         cache: DeviceCache,
         tiers: Tiers,
     ) -> None:
+        self._load_gate = settings.load_gate
         self._repair = Repair(settings.repair_share, settings.floor_tokens, Method(settings.method))
         self._holdings = holdings
         self._quality = quality
         self._cache = cache
         self._tiers = tiers
+        self.memory_speed = Speed(GUESSED_MEMORY_BYTES_PER_S)
+        """To the device, keys rotated."""
+        self.disk_speed = Speed(GUESSED_DISK_BYTES_PER_S)
+        """To memory."""
 
     def settle(self, live: Live) -> bool:
         """Decide what is reused. True if the request's blocks got another identity by it."""
@@ -99,8 +106,12 @@ class Planner:
             alpha=alpha,
             floor_tokens=self._repair_of(live).floor_tokens,
             prefill_s=cost.prefill_s if priced else _tokens_as_seconds,
-            load_s=lambda tier, kv_bytes: kv_bytes * LOAD_S_PER_BYTE[tier] if priced else 0.0,
+            load_s=self._load_s if priced and self._load_gate else _no_seconds,
         )
+
+    def _load_s(self, tier: Tier, kv_bytes: int) -> float:
+        read_s = kv_bytes / self.disk_speed.bytes_per_s if tier is Tier.DISK else 0.0
+        return kv_bytes / self.memory_speed.bytes_per_s + read_s
 
     def _ticketed(self, live: Live, ticket: int) -> blend.BlendPlan | None:
         """What this ticket stands for; None if some of it is not held any more."""
@@ -154,6 +165,10 @@ class Planner:
             for planned in inexact(self._quality.plan_of(ticket, live))
             if (match := planned.match) is not None
         )
+
+
+def _no_seconds(tier: Tier, kv_bytes: int) -> float:
+    return 0.0
 
 
 def _tokens_as_seconds(cached_tokens: int, new_tokens: int) -> float:

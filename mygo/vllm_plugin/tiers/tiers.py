@@ -227,13 +227,13 @@ class Tiers:
 
     # --- a step ----------------------------------------------------------------------------------
 
-    def plan_step(self, output: SchedulerOutput) -> KVConnectorMetadata:
-        """What the workers are to move in this step."""
+    def plan_step(self, output: SchedulerOutput, *, only_computes: bool = True) -> KVConnectorMetadata:
+        """What the workers are to move in this step. ``only_computes``: nothing else makes it longer."""
         if self._offload is None:
-            self._meter.scheduled(output, measurable=True)
+            self._meter.scheduled(output, measurable=only_computes)
             return KVConnectorMetadata()
         meta = self._offload.build_connector_meta(output)
-        self._meter.scheduled(output, measurable=not meta.layerwise_jobs)
+        self._meter.scheduled(output, measurable=only_computes and not meta.layerwise_jobs)
         return meta
 
     def heard(self, output: KVConnectorOutput) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mygo.blend.catalog import VariantCatalog
-from mygo.blend.variants import DocumentTag, Held, Variant, VariantKey
+from mygo.blend.variants import Birth, BirthKind, DocumentTag, Held, Variant, VariantKey
 from mygo.blend.worth import RECENT_USES, Repairs
 from mygo.types import PUBLIC, DomainTag, Tier
 
@@ -122,6 +122,19 @@ def test_purge_takes_what_was_born_behind_the_document() -> None:
     assert set(store.purge([A])) == {Held(saw_a, Tier.HOST), Held(saw_a, Tier.DISK), Held(own, Tier.HOST)}
     assert store.held(B, [PUBLIC]) == [Held(free, Tier.HOST)]
     assert store.purge([A]) == []
+
+
+def test_purge_and_distrust_take_what_was_born_in_sight_of_reuse() -> None:
+    store = catalog()
+    birth = Birth(BirthKind.CONTEXTUAL, (B,), blend="f" * 32, seen=(A,))
+    blended, exact = variant("C", birth, kv_bytes=100), variant("C", behind("B"), kv_bytes=100)
+    assert blended.key != exact.key
+    for each in (blended, exact):
+        store.put(each, Tier.HOST)
+    assert store.purge([A]) == [Held(blended, Tier.HOST)]
+    store.put(blended, Tier.HOST)
+    assert store.distrust() == [Held(blended, Tier.HOST)]
+    assert store.held(DocumentTag("C"), [PUBLIC]) == [Held(exact, Tier.HOST)]
 
 
 def test_use_is_remembered_when_a_variant_left_for_a_slower_tier() -> None:

@@ -52,3 +52,5 @@ def test_birth_is_refused_when_it_contradicts_itself() -> None:
         Birth(BirthKind.FILLER, (DocumentTag("x"),))
     with pytest.raises(ValueError, match="each of the 1 documents"):
         Birth(BirthKind.CONTEXTUAL, (DocumentTag("x"),), Attention((), (), 1.0))
+    with pytest.raises(ValueError, match="first birth has no reused documents"):
+        Birth(BirthKind.FIRST, blend="f" * 32)

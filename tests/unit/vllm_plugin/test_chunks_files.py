@@ -16,7 +16,8 @@ NAMESPACE = b"n" * 32
 
 
 def _variant(number: int = 1) -> Variant:
-    birth = Birth(BirthKind.CONTEXTUAL, (DocumentTag("b" * 32), DocumentTag("c" * 32)))
+    before, seen = (DocumentTag("b" * 32), DocumentTag("c" * 32)), (DocumentTag("d" * 32),)
+    birth = Birth(BirthKind.CONTEXTUAL, before, blend="e" * 32, seen=seen)
     return Variant(
         VariantKey(f"{number:032x}"), DocumentTag("a" * 32), 5, 5 * 64, DomainTag("tenant/é"), birth
     )

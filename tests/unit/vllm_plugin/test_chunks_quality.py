@@ -13,7 +13,7 @@ import pytest
 
 from mygo.blend.guard import Guard
 from mygo.blend.selection import Method, Repair
-from mygo.blend.variants import DocumentTag
+from mygo.blend.variants import DocumentTag, Variant
 from mygo.blend.verdicts import Action, Decision, Divergence
 from mygo.errors import BadRequest
 from mygo.types import SegmentKey, SegmentSpan, WorkerId, WorkerLoad
@@ -67,6 +67,10 @@ class Served:
     def guard(self) -> Guard:
         assert self.quality._guard is not None
         return self.quality._guard
+
+    def held(self, name: str) -> list[Variant]:
+        catalog = self.engine.connector._chunks._holdings._catalog
+        return [held.variant for held in catalog.held(_name(name), {"salt"})]
 
     def forget_device(self) -> None:
         assert self.engine.scheduler.reset_prefix_cache()
@@ -184,10 +188,50 @@ def test_blends_are_shared_until_the_guard_loses_trust(make: Make, decides: Deci
     served.ask("ba")
     shared = served.ask("ba")
     assert shared["computed"] < 5
-    served.guard.generation += 1
+    served.engine.connector._chunks.obey(Assess(1, reset=True))
     afresh = served.ask("ba")
     # a was kept behind b in no exact prompt, so all but the loaded tokens are computed once more
     assert afresh["computed"] > len(QUESTION) + DOCUMENT_TOKENS
+
+
+def test_document_is_kept_from_a_blended_prompt_under_a_name_of_its_own(make: Make, decides: Decides) -> None:
+    served = make()
+    decides(Action.BLEND)
+    served.ask("bc")  # b is reused, c is computed in sight of it
+    (kept,) = served.held("c")
+    assert kept.birth.before == (_name("b"),) and kept.birth.blend
+    assert kept.birth.seen == (_name("a"),), "b had been computed behind a"
+    served.forget_device()
+    served.ask("ac", reuse="exact")
+    both = {variant.birth.blend for variant in served.held("c")}
+    assert len(both) == 2 and "" in both
+
+
+def test_what_saw_a_blend_goes_with_what_the_blend_had_seen(make: Make, decides: Decides) -> None:
+    served = make()
+    decides(Action.BLEND)
+    served.ask("bc")
+    served.engine.connector._chunks.purge([_name("a")])
+    assert served.held("c") == []
+
+
+def test_what_saw_a_blend_goes_when_the_guard_loses_trust(make: Make, decides: Decides) -> None:
+    served = make()
+    decides(Action.BLEND)
+    served.ask("bc")
+    served.engine.connector._chunks.obey(Assess(1, reset=True))
+    assert served.held("c") == []
+    assert served.held("b"), "it was computed exactly"
+
+
+def test_nothing_is_kept_of_a_comparison(make: Make, decides: Decides) -> None:
+    served = make()
+    decides(Action.SHADOW)
+    served.ask("bc")
+    held = served.held("c")
+    served.forget_device()
+    served.ask("bc", ticket=1)
+    assert served.held("c") == held
 
 
 # --- what is compared ----------------------------------------------------------------------------

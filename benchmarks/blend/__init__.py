@@ -1,0 +1,1 @@
+"""Chunk reuse end to end on emulated engines, against exact caching with the same memory."""

@@ -1,0 +1,112 @@
+"""Chunk reuse in the emulated engine: the plugin's own decisions, and what they cost in virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tier_engines import BLOCK, H100, drain
+
+from mygo.emulation.engine import EmulatedCore
+from mygo.emulation.settings import EngineSettings
+from mygo.tree.keys import passage_tag, root_key, segment_key
+from mygo.types import (
+    PUBLIC,
+    ChunkUse,
+    ContentHash,
+    GenerateRequest,
+    RequestId,
+    Reuse,
+    Sampling,
+    SegmentSpan,
+    WorkerId,
+)
+from mygo.vllm_plugin.settings import ChunkSettings
+
+DOCUMENT_TOKENS = 2048
+QUESTION_TOKENS = 64
+
+
+def core(host_documents: float = 100, disk_documents: float = 0) -> EmulatedCore:
+    document_bytes = DOCUMENT_TOKENS * H100.kv_bytes_per_token
+    chunks = ChunkSettings(
+        host_bytes=int(host_documents * document_bytes), disk_bytes=int(disk_documents * document_bytes)
+    )
+    return EmulatedCore(EngineSettings(65_536, BLOCK, chunks=chunks), H100, WorkerId("w"))
+
+
+def request(name: str, documents: Sequence[str], reuse: Reuse = Reuse.BLEND) -> GenerateRequest:
+    key, token_ids, spans = root_key(model="m", kv_dtype="none"), [], []
+    question = f"question {name}"
+    for segment in ("system", *documents, question):
+        tokens = QUESTION_TOKENS if segment in ("system", question) else DOCUMENT_TOKENS
+        ids = random.Random(segment).choices(range(32_000), k=tokens)
+        key = segment_key(key, PUBLIC, ids)
+        token_ids += ids
+        tag = passage_tag(b"", PUBLIC, ContentHash(segment)) if segment in documents else ""
+        spans.append(SegmentSpan(key, len(token_ids), "salt", tag))
+    return GenerateRequest(RequestId(name), token_ids, tuple(spans), Sampling(max_tokens=2), reuse=reuse)
+
+
+def serve(engine: EmulatedCore, asked: GenerateRequest) -> tuple[ChunkUse, int, float]:
+    """What came from chunks, tokens computed, and seconds to the first token."""
+    engine.add(asked, 10.0 * int(asked.request_id.split()[-1]))
+    outcomes = drain(engine)
+    first = next(each for each in outcomes if asked.request_id in each.prefills)
+    stats = first.prefills[asked.request_id]
+    computed_tokens = sum(each.computed_tokens for each in outcomes)
+    assert computed_tokens == len(asked.token_ids) - sum(stats.cached_tokens.values())
+    return outcomes[-1].chunks[asked.request_id], computed_tokens, stats.queue_s + stats.prefill_s
+
+
+def test_moved_documents_are_loaded_but_for_their_repair() -> None:
+    engine = core()
+    _, _, cold_s = serve(engine, request("1", "abcd"))
+    use, computed_tokens, took_s = serve(engine, request("2", "dcba"))
+    assert use.approximate and use.loaded_tokens + use.repaired_tokens == 3 * DOCUMENT_TOKENS
+    # a was born first, where nobody else can use it
+    assert computed_tokens == DOCUMENT_TOKENS + use.repaired_tokens + QUESTION_TOKENS
+    load_s = use.loaded_tokens * H100.host_load_s_per_token
+    assert load_s < took_s < 0.6 * cold_s
+
+
+def test_document_that_is_computed_among_reused_ones_is_kept() -> None:
+    engine = core()
+    serve(engine, request("1", "abcd"))
+    serve(engine, request("2", "dcbx"))
+    use, _, _ = serve(engine, request("3", "bxcd"))
+    assert use.loaded_tokens + use.repaired_tokens == 4 * DOCUMENT_TOKENS
+
+
+def test_nothing_is_loaded_when_the_request_wants_exact_answers() -> None:
+    engine = core()
+    serve(engine, request("1", "abcd"))
+    use, computed_tokens, _ = serve(engine, request("2", "dcba", Reuse.EXACT))
+    assert use == ChunkUse(0, 0, approximate=False)
+    assert computed_tokens == 4 * DOCUMENT_TOKENS + QUESTION_TOKENS
+
+
+def test_chunks_come_from_disk_when_memory_gave_them_up() -> None:
+    engine = core(host_documents=2.5, disk_documents=100)
+    for number in range(4):
+        serve(engine, request(f"fill {number}", [f"{number}{each}" for each in "abcd"]))
+    use, _, took_s = serve(engine, request("again 9", ["0d", "0c", "0b", "0a"]))
+    assert use.loaded_tokens + use.repaired_tokens == 3 * DOCUMENT_TOKENS
+    assert took_s > use.loaded_tokens * H100.disk_load_s_per_token
+
+
+def test_documents_are_computed_when_links_are_slower_than_computing() -> None:
+    profile = replace(H100, host_load_s_per_token=1e-3)
+    engine = EmulatedCore(
+        EngineSettings(65_536, BLOCK, chunks=ChunkSettings(host_bytes=2**36)), profile, WorkerId("w")
+    )
+    serve(engine, request("1", "abcd"))
+    use, _, _ = serve(engine, request("2", "dcba"))
+    assert use.loaded_tokens, "nobody has measured the link yet"
+    for number in range(3, 30):  # until it is known what computing costs
+        serve(
+            engine, request(str(number), [f"{number} {each}" for each in range(1 + number % 4)], Reuse.EXACT)
+        )
+    use, _, _ = serve(engine, request("30", "bdca"))
+    assert use.loaded_tokens == 0
