@@ -62,22 +62,23 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(folder: Path, arguments: argparse.Namespace) -> None:
-    data, queries = folder / "vectors.f32", max(arguments.queries, arguments.staged_queries)
+    data = folder / "vectors.f32"
     if not data.exists():
         console.print(f"making {arguments.vectors:,} vectors")
         vectors.write(data, arguments.vectors, arguments.seed)
-    asked = vectors.questions(vectors.mapped(data, arguments.vectors), queries, arguments.seed)
-    # questions lie in the order of their passages, and only the first ones are asked for recall
-    np.save(folder / "questions.npy", np.random.default_rng(arguments.seed).permutation(asked))
-    truth = folder / "truth.npy"
-    if not truth.exists() or len(np.load(truth)) < arguments.queries:
+    mapped = vectors.mapped(data, arguments.vectors)
+    # apart, so that the truth stays true when another number of staged searches is asked for
+    for name, number in (("questions", arguments.queries), ("staged", arguments.staged_queries)):
+        np.save(folder / f"{name}.npy", vectors.questions(mapped, number, arguments.seed))
+    truth = folder / f"truth-{arguments.queries}.npy"
+    if not truth.exists():
         console.print("brute force")
         np.save(truth, _truth(folder, arguments))
 
 
 def _truth(folder: Path, arguments: argparse.Namespace) -> np.ndarray[Any, np.dtype[np.int64]]:
     heap: Any = faiss.ResultHeap(arguments.queries, RESULTS, keep_max=True)
-    asked = np.load(folder / "questions.npy")[: arguments.queries]
+    asked = np.load(folder / "questions.npy")
     data = vectors.mapped(folder / "vectors.f32", arguments.vectors)
     for start in range(0, len(data), 100_000):
         part: Any = faiss.IndexFlatIP(vectors.DIMENSIONS)
@@ -100,8 +101,6 @@ def _measured(folder: Path, kind: str, arguments: argparse.Namespace) -> dict[st
             "folder": str(folder),
             "config": config,
             "vectors": arguments.vectors,
-            "queries": arguments.queries,
-            "staged_queries": arguments.staged_queries,
         }
         ended = subprocess.run(
             [sys.executable, "-m", "benchmarks.retrieval_index.measure", json.dumps(asked)],

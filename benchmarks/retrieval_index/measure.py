@@ -54,19 +54,18 @@ class Measured:
     it: the system takes their pages back when it needs them."""
     recall: float
     queries_per_s: float
-    """One thread, one query after another."""
+    """Of one thread, one query after another, in its CPU time; so are the next two."""
     median_ms: float
     p99_ms: float
     staged: list[Staged]
 
 
-def measure(
-    folder: Path, config: RetrievalConfig, vectors: int, queries: int, staged_queries: int
-) -> Measured:
-    """``folder`` holds vectors.f32, questions.npy and truth.npy."""
+def measure(folder: Path, config: RetrievalConfig, vectors: int) -> Measured:
+    """``folder`` holds vectors.f32, questions.npy, their truth, and staged.npy, other questions."""
     data = mapped(folder / "vectors.f32", vectors)
     questions: Vectors = np.load(folder / "questions.npy")
-    truth = np.load(folder / "truth.npy")
+    truth = np.load(folder / f"truth-{len(questions)}.npy")
+    asked_staged: Vectors = np.load(folder / "staged.npy")
     before_mb = _anonymous_mb()
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     index = _built(data, config, folder)
@@ -75,16 +74,15 @@ def measure(
     memory_mb = _anonymous_mb() - before_mb
 
     faiss.omp_set_num_threads(1)
+    queries = len(questions)
     took_s, hits = np.empty(queries), 0
-    for number, question in enumerate(questions[:queries]):
-        began_s = time.perf_counter()
-        _, rows = index.search(question, RESULTS)
-        took_s[number] = time.perf_counter() - began_s
+    for number, question in enumerate(questions):
+        took_s[number], (_, rows) = _timed(lambda question=question: index.search(question, RESULTS))
         hits += len(np.intersect1d(rows, truth[number], assume_unique=True))
     staged = [
-        _staged(index, questions[:staged_queries], plan, float(took_s.mean()))
+        _staged(index, asked_staged, plan, float(took_s.mean()))
         for plan in STAGES
-        if staged_queries and config.index in ("ivf", "ivfpq")
+        if len(asked_staged) and config.index in ("ivf", "ivfpq")
     ]
     return Measured(
         kind=config.index,
@@ -175,7 +173,5 @@ if __name__ == "__main__":
         Path(arguments["folder"]),
         RetrievalConfig(**arguments["config"]),
         arguments["vectors"],
-        arguments["queries"],
-        arguments["staged_queries"],
     )
     json.dump(asdict(done), sys.stdout)

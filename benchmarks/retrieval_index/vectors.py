@@ -36,7 +36,7 @@ def mapped(path: Path, count: int) -> Vectors:
 def questions(vectors: Vectors, count: int, seed: int) -> Vectors:
     """[count, DIMENSIONS]: each near a passage drawn at random."""
     rng = np.random.default_rng([seed, 1])
-    asked = vectors[np.sort(rng.integers(0, len(vectors), count))]
+    asked = vectors[rng.integers(0, len(vectors), count)]
     return _unit(asked + QUESTION_SPREAD * _noise(rng, count))
 
 

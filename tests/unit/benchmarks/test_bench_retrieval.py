@@ -22,7 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = vectors.mapped(folder / "vectors.f32", 3000)
     questions = vectors.questions(data, 100, seed=0)
     np.save(folder / "questions.npy", questions)
-    np.save(folder / "truth.npy", np.argsort(-(questions @ data.T), axis=1)[:, :10])
+    np.save(folder / "truth-100.npy", np.argsort(-(questions @ data.T), axis=1)[:, :10])
+    np.save(folder / "staged.npy", vectors.questions(data, 20, seed=0))
     return folder
 
 
@@ -39,7 +40,7 @@ def test_vectors_are_units_in_documents_and_the_same_again(folder: Path, tmp_pat
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
 def test_measure_finds_the_truth_and_no_difference_between_staged_and_one_go(folder: Path, kind: str) -> None:
     config = RetrievalConfig(index=kind, approximate_from_vectors=256, ivf_probes=219)  # type: ignore[arg-type]
-    measured = measure(folder, config, vectors=3000, queries=50, staged_queries=20)
+    measured = measure(folder, config, vectors=3000)
     assert measured.recall == 1.0
     assert measured.queries_per_s > 0
     assert [plan.plan for plan in measured.staged] == ([2, 4, 8] if kind == "ivf" else [])
