@@ -115,24 +115,22 @@ class IvfIndex:
         if len(ends) == 1:
             yield Partial(*self.search(vector, k), is_last=True)
             return
-        nearness, lists = self._faiss.quantizer.search(vector[np.newaxis, :], self._lists)
-        found = _Found(self._candidates(k))
+        query = vector[np.newaxis, :]
+        nearness, lists = self._faiss.quantizer.search(query, self._lists)
+        found = _Found(self._candidates(k), are_coded=self._stored is not None)
         for start, end in zip([0, *ends], ends, strict=False):
             began_s = time.perf_counter()
-            stage_lists = np.full_like(lists, _NO_LIST)
-            stage_lists[:, start:end] = lists[:, start:end]
-            found.add(
-                *self._faiss.search_preassigned(vector[np.newaxis, :], found.most, stage_lists, nearness)
-            )
+            stage_lists = lists.copy()
+            stage_lists[0, :start] = stage_lists[0, end:] = _NO_LIST
+            new = found.add(*self._faiss.search_preassigned(query, found.most, stage_lists, nearness))
             if self._stored is None:
                 scores, rows = found.scores[:k], found.rows[:k]
             else:
-                new = np.isnan(found.true_scores)
                 found.true_scores[new] = self._true_scores(vector, found.rows[new])
                 scores, rows = best(found.true_scores, found.rows, k)
             share = (end - start) / self._lists
             self._measured(time.perf_counter() - began_s, share * self._usual_vectors)
-            yield Partial(scores, rows, is_last=end == ends[-1])
+            yield Partial(scores, rows, is_last=end == self._lists)
 
     @property
     def outgrown(self) -> bool:
@@ -186,19 +184,27 @@ class IvfIndex:
 class _Found:
     """The best candidates of the stages so far, by the scores of the lists, best first."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, are_coded: bool) -> None:
         self.most = most
+        self._are_coded = are_coded
         self.scores = np.empty(0, np.float32)
         self.rows = np.empty(0, np.int64)
         self.true_scores = np.empty(0, np.float32)
-        """NaN where not yet computed."""
+        """Of coded candidates: what the caller has computed of them."""
 
-    def add(self, scores: Scores, rows: Rows) -> None:
-        """[1, most] each, as FAISS gives them: row -1 where it found fewer."""
-        found = rows[0] >= 0
-        scores = np.concatenate([self.scores, scores[0][found]])
-        order = np.argsort(-scores, kind="stable")[: self.most]
-        self.scores = scores[order]
-        self.rows = np.concatenate([self.rows, rows[0][found]])[order]
-        unknown = np.full(len(scores) - len(self.true_scores), np.nan, np.float32)
-        self.true_scores = np.concatenate([self.true_scores, unknown])[order]
+    def add(self, scores: Scores, rows: Rows) -> Rows:
+        """[1, most] each, as FAISS gives them: best first, row -1 where it found fewer. Returns the places
+        of those that are new among the best."""
+        count = int(np.count_nonzero(rows[0] >= 0))
+        before = len(self.scores)
+        if not before:
+            self.scores, self.rows = scores[0, :count], rows[0, :count]
+            self.true_scores = self.scores.copy()
+            return np.arange(count)
+        both = np.concatenate([self.scores, scores[0, :count]])
+        order = np.argsort(-both, kind="stable")[: self.most]
+        self.scores = both[order]
+        self.rows = np.concatenate([self.rows, rows[0, :count]])[order]
+        if self._are_coded:
+            self.true_scores = np.concatenate([self.true_scores, scores[0, :count]])[order]
+        return np.flatnonzero(order >= before)
