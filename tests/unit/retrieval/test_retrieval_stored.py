@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mygo.retrieval.stored import StoredVectors, scratch_folder
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=6), st.randoms())
+def test_rows_are_found_as_they_were_appended(counts: list[int], random) -> None:
+    stored = StoredVectors(3, None)
+    rows = np.array(sorted(random.sample(range(10**9), sum(counts))), np.int64)
+    vectors = np.random.default_rng(0).standard_normal((len(rows), 3)).astype(np.float32)
+    start = 0
+    for count in counts:
+        part = slice(start, start + count)
+        stored.append(rows[part], vectors[part])
+        start += count
+    stored.append(rows[:0], vectors[:0])
+    asked = np.array(random.choices(range(len(rows)), k=50))
+    assert np.array_equal(stored[rows[asked]], vectors[asked])
+
+
+def test_append_refuses_rows_that_do_not_rise() -> None:
+    stored = StoredVectors(2, None)
+    stored.append(np.array([1, 5]), np.ones((2, 2), np.float32))
+    with pytest.raises(AssertionError, match="not new"):
+        stored.append(np.array([5]), np.ones((1, 2), np.float32))
+    with pytest.raises(AssertionError, match="must rise"):
+        stored.append(np.array([7, 6]), np.ones((2, 2), np.float32))
+
+
+def test_stored_vectors_leave_no_file(tmp_path: Path) -> None:
+    stored = StoredVectors(2, tmp_path)
+    stored.append(np.arange(5000), np.ones((5000, 2), np.float32))
+    assert list(tmp_path.iterdir()) == []
+    assert stored[np.array([4999])].tolist() == [[1.0, 1.0]]
+
+
+def test_scratch_folder_is_empty_whatever_a_killed_process_left(tmp_path: Path) -> None:
+    left = tmp_path / "scratch" / "lists-x"
+    left.mkdir(parents=True)
+    (left / "lists").write_bytes(b"half of it")
+    folder = scratch_folder(tmp_path / "scratch")
+    assert list(folder.iterdir()) == []
