@@ -61,7 +61,7 @@ class Records:
                     )
             else:
                 about.write_text(json.dumps(subject, indent=1) + "\n")
-            self.outcomes = _read(self._path)
+            self.outcomes = read(self._path)
         except OSError as error:
             raise ConfigError(f"--out {folder}: cannot be used ({error}); give another one") from error
         self._known = {(each.question, each.method, each.share) for each in self.outcomes}
@@ -80,7 +80,7 @@ class Records:
         self._known.update((each.question, each.method, each.share) for each in fresh)
 
 
-def _read(path: Path) -> list[Outcome]:
+def read(path: Path) -> list[Outcome]:
     """All whole lines; the last one of a run that was cut off is cut away."""
     if not path.exists():
         return []
