@@ -2,11 +2,11 @@
 
     python -m benchmarks.guard_lives FOLDER [--share 0.15] [--requests 2000] [--lives 1000]
 
-FOLDER is the ``--out`` of ``mygo calibrate``, where a real engine answered questions exactly and blended. Each
-life draws its requests from them; the guard decides which are compared, and is told what was measured. Where
-the mean divergence keeps the bound it must hardly ever fire: printed are the share of lives in which it does,
-the requests until it blends, and what its checks cost from then on. Ends with status 1 if it fires in more
-than ``HARM_ERROR`` of the lives although the bound is kept, or if checks cost 3 % or more.
+FOLDER is the ``--out`` of ``mygo calibrate``, where a real engine answered questions exactly and blended.
+Each life draws its requests from them; the guard decides which are compared, and is told what was measured.
+Where the mean divergence keeps the bound it must hardly ever fire: printed are the share of lives in which it
+does, the requests until it blends, and what its checks cost from then on. Ends with status 1 if it fires in
+more than ``HARM_ERROR`` of the lives although the bound is kept, or if checks cost 3 % or more.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def outcomes(*kls: float) -> list[Outcome]:
 
 def test_guard_blends_and_checks_little_when_divergences_are_small() -> None:
     for seed in range(20):
-        life = live(outcomes(0.0, 0.01, 0.02, 0.2), 2000, 0.12, Random(seed))
+        life = live(outcomes(0.0, 0.01, 0.02, 0.09), 2000, 0.12, Random(seed))
         assert life.fired is None
         assert life.proven_at is not None and life.proven_at < 1500
         assert 0 < life.cost_share < 2 * MOST_COST_SHARE
