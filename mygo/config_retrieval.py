@@ -31,7 +31,7 @@ class RetrievalConfig(Section):
     reranker: str | None = None
     """A cross-encoder that orders what was found anew: a sentence-transformers directory, a directory with an
     ONNX file and its tokenizer.json (needs the package onnxruntime), or a Hugging Face id. It reads question
-    and passage together, which takes some 10 ms of a core per passage. None for none."""
+    and passage together, which takes tens of milliseconds of a core per passage. None for none."""
     reranker_candidates: int = Field(default=24, ge=1)
     """Passages that the reranker reads per question, or as many as are asked for if these are more."""
     stage_s: float = Field(default=0.0, ge=0)
