@@ -12,6 +12,10 @@ from mygo.retrieval.index import Vectors
 from mygo.retrieval.merge import SearchResult
 
 
+_MOST_PASSAGES = 256
+"""Of a result that is kept: a search behind a narrow filter may go through a whole store."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     vector: Vectors
@@ -53,8 +57,9 @@ class RecentResults:
         self, position: int, scope: Hashable, question: str, vector: Vectors, result: SearchResult
     ) -> None:
         """``position``: as of ``find`` for the same search. A result that lacks a shard, or in which one had
-        not come so far, is not kept."""
-        if not self._capacity or not result.is_final or result.missing_shards or result.position < position:
+        not come so far, is not kept, nor one that is long."""
+        is_whole = result.is_final and not result.missing_shards and result.position >= position
+        if not self._capacity or not is_whole or len(result.passages) > _MOST_PASSAGES:
             return
         if position < self._position:
             return

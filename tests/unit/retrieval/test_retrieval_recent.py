@@ -5,10 +5,12 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from retrieval_cases import passage
 
 from mygo.retrieval import SearchResult
 from mygo.retrieval.index import Vectors
 from mygo.retrieval.recent import RecentResults
+from mygo.types import ScoredPassage
 
 RESULTS = [SearchResult((), position=10**6) for _ in range(3)]
 
@@ -62,12 +64,13 @@ def test_nearly_equal_question_gets_nothing_when_only_equal_ones_count() -> None
     assert recent.find(1, "s", "question ", X) is None
 
 
-def test_result_is_not_kept_when_it_is_not_whole() -> None:
+def test_result_is_not_kept_when_it_is_not_whole_or_long() -> None:
     recent = RecentResults(10, 1.0)
     for result in (
         SearchResult((), missing_shards=(1,), position=9),
         SearchResult((), is_final=False, position=9),
         SearchResult((), position=4),
+        SearchResult(tuple(ScoredPassage(passage("doc", i, str(i)), 0.5) for i in range(1000)), position=9),
     ):
         recent.remember(5, "s", "question", X, result)
     assert len(recent) == 0
