@@ -39,6 +39,10 @@ STEPS: dict[str, tuple[Step, str]] = {
         suites.tests("tests/cluster/test_cluster_tiers.py", "tests/cluster/test_cluster_blend.py"),
         "documents pass through the tiers, a restart and their deletion; nothing is blended unproven",
     ),
+    "guard": (
+        suites.tests("tests/engine/test_guard_engine.py"),
+        "broken chunks are noticed by a real engine's comparisons",
+    ),
     "session": (suites.tests("tests/cluster/test_session.py"), "the official openai client"),
     "bad-input": (suites.tests("tests/cluster/test_bad_input.py"), "right status, helpful message"),
     "ingest-crash": (ingest_crash.run, "what was acknowledged survives SIGKILL of everything, once"),

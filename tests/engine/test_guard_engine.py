@@ -151,6 +151,7 @@ def test_answers_are_exact_until_the_blend_is_proven(engine: Guarded, asks: list
     assert answer.token_ids == exact.token_ids
 
 
+@pytest.mark.slow
 def test_blending_goes_off_when_documents_are_moved_without_repair(
     engine: Guarded, asks: list[Asked]
 ) -> None:

@@ -80,7 +80,7 @@ def _exact_prompts() -> list[list[Part]]:
     documents = [Part(_words(rng, rng.randrange(60, 130))) for _ in range(8)]
     return [
         [system, *rng.sample(documents, 3), Part(_words(rng, rng.randrange(5, 40)), DomainTag("t"))]
-        for _ in range(20)
+        for _ in range(12)
     ]
 
 
