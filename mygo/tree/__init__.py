@@ -5,7 +5,8 @@ here: if two of them computed it apart, a hit would silently become a miss, or w
 
 Reading order: ``keys`` (segment keys, sharing domains) and ``profile`` (the cost T(cached, new)); ``node``
 and ``knowledge`` (the tree: facts, no decisions), ``waiting`` (look-ahead); ``policies`` (which node leaves)
-and ``shelf`` (one tier's blocks, leaves first); ``cost`` and ``loading`` (load or recompute).
+and ``shelf`` (one tier's blocks, leaves first); ``cost`` and ``loading`` (load or recompute); ``admission``
+(who is served next).
 
 Why the tree is apart from the shelves: frequency, cost and who waits are facts about a document in its
 path, the same for all tiers, and outlive its stay in any of them; residency, users and clocks are a tier's

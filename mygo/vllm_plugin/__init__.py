@@ -7,6 +7,7 @@ vLLM loads ``connector.MygoConnector`` as a KV connector (``--kv-transfer-config
 - holds a request while another computes the same blocks (``siblings``),
 - keeps the ledger of what the tiers really hold, by segment (``ledger``),
 - decides what lies on the device, in host memory and on disk (``tiers``, ``disk``),
+- admits requests in an order that knows the cache (``admission``, loaded by ``scheduler_cls``),
 - lets go of deleted passages (``retirement``),
 - tells its worker process about it, and takes commands, over a Unix socket (``reporter``, ``receiver``).
 
