@@ -11,7 +11,6 @@ import numpy as np
 from mygo.retrieval.index import Vectors
 from mygo.retrieval.merge import SearchResult
 
-
 _MOST_PASSAGES = 256
 """Of a result that is kept: a search behind a narrow filter may go through a whole store."""
 
