@@ -11,6 +11,10 @@ import numpy as np
 from mygo.retrieval.index import Vectors
 from mygo.retrieval.merge import SearchResult
 
+LONGEST_KEPT_CHARS = 4_000
+"""Of a question that is remembered; longer ones are hardly asked again."""
+_MOST_CHARS = 50_000_000
+"""Of all questions and results that are kept."""
 _MOST_PASSAGES = 256
 """Of a result that is kept: a search behind a narrow filter may go through a whole store."""
 
@@ -19,13 +23,14 @@ _MOST_PASSAGES = 256
 class _Known:
     vector: Vectors
     result: SearchResult
+    chars: int
 
 
 class RecentResults:
     """The last ``capacity`` results at one position of the journal; a later position forgets them all.
 
-    So an update or a delete is honoured by the first search that begins after its acknowledgement. Not
-    thread-safe.
+    An update or a delete is therefore honoured by the first search that begins after its acknowledgement.
+    Fewer than ``capacity`` are kept when they are long. Not thread-safe.
     """
 
     def __init__(self, capacity: int, similarity: float) -> None:
@@ -35,6 +40,7 @@ class RecentResults:
         self._position = 0
         self._known: OrderedDict[tuple[Hashable, str], _Known] = OrderedDict()
         """By (what else decides the result, question); the longest unused first."""
+        self._chars = 0
 
     def __len__(self) -> int:
         return len(self._known)
@@ -56,19 +62,25 @@ class RecentResults:
         self, position: int, scope: Hashable, question: str, vector: Vectors, result: SearchResult
     ) -> None:
         """``position``: as of ``find`` for the same search. A result that lacks a shard, or in which one had
-        not come so far, is not kept, nor one that is long."""
+        not come so far, is not kept, nor one that is long or of a long question."""
         is_whole = result.is_final and not result.missing_shards and result.position >= position
-        if not self._capacity or not is_whole or len(result.passages) > _MOST_PASSAGES:
+        is_long = len(question) > LONGEST_KEPT_CHARS or len(result.passages) > _MOST_PASSAGES
+        if not self._capacity or not is_whole or is_long:
             return
         if position < self._position:
             return
         if position > self._position:
             self._known.clear()
+            self._chars = 0
             self._position = position
-        self._known[scope, question] = _Known(vector, result)
-        self._known.move_to_end((scope, question))
-        if len(self._known) > self._capacity:
-            self._known.popitem(last=False)
+        if former := self._known.pop((scope, question), None):
+            self._chars -= former.chars
+        chars = len(question) + sum(len(scored.passage.text) for scored in result.passages)
+        self._known[scope, question] = _Known(vector, result, chars)
+        self._chars += chars
+        while len(self._known) > self._capacity or self._chars > _MOST_CHARS:
+            _, unused = self._known.popitem(last=False)
+            self._chars -= unused.chars
 
     def _nearest(self, scope: Hashable, vector: Vectors) -> tuple[Hashable, str] | None:
         keys = [key for key in self._known if key[0] == scope]

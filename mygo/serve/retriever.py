@@ -26,9 +26,10 @@ from mygo.config import Config
 from mygo.corpus import Delete
 from mygo.errors import Unavailable
 from mygo.retrieval import Replayer, SearchResult, Shard, ShardStages, Stage, Weights, snapshot
+from mygo.retrieval.recent import LONGEST_KEPT_CHARS
 from mygo.retrieval.stored import scratch_folder
 from mygo.serve.calls import reply
-from mygo.types import StoreId
+from mygo.types import StoreId, TenantId
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,6 @@ READ_LIMIT = 16
 HEARTBEAT_S = 1.0
 READ_WAIT_S = 2.0
 REBUILD_PAUSE_S = 60.0
-_LONGEST_KEPT_CHARS = 4_000
-"""Of a question that is remembered; longer ones are hardly asked again."""
 
 
 class ShardServer:
@@ -221,21 +220,22 @@ class Retriever:
         timeout_s: float,
         recent_vectors: int = 0,
     ) -> None:
-        """``recent_vectors``: questions whose vectors are kept, since equal texts have equal vectors."""
+        """``recent_vectors``: questions whose vectors are kept, each for the tenant that asked it."""
         self._embedder = embedder
         self._shards = shards
         self._timeout_s = timeout_s
         self._most_vectors = recent_vectors
-        self._vectors: OrderedDict[str, Vectors] = OrderedDict()
+        self._vectors: OrderedDict[tuple[TenantId, str], Vectors] = OrderedDict()
 
-    async def embed(self, query: str) -> Vectors:
+    async def embed(self, tenant: TenantId, query: str) -> Vectors:
         """[dimensions]. Raises Unavailable while the embedder is away."""
-        if (known := self._vectors.get(query)) is not None:
-            self._vectors.move_to_end(query)
+        key = (tenant, query)  # what one tenant asked must not be seen in another one's waiting time
+        if (known := self._vectors.get(key)) is not None:
+            self._vectors.move_to_end(key)
             return known
         vector: Vectors = await reply(self._embedder.embed_query.remote(query), "embedder")
-        if self._most_vectors and len(query) <= _LONGEST_KEPT_CHARS:
-            self._vectors[query] = vector
+        if self._most_vectors and len(query) <= LONGEST_KEPT_CHARS:
+            self._vectors[key] = vector
             if len(self._vectors) > self._most_vectors:
                 self._vectors.popitem(last=False)
         return vector

@@ -109,13 +109,13 @@ class Searcher:
     ) -> AsyncGenerator[Found, None]:
         (reuse, position), vector = await asyncio.gather(
             reply(self._librarian.authorize.remote(tenant, retrieval.store_ids), "librarian"),
-            self._retriever.embed(query),
+            self._retriever.embed(tenant, query),
         )
         weights = Weights(retrieval.embedding_weight, retrieval.text_weight)
         asked_for = Query(query, vector, retrieval.store_ids, weights)
         asked = retrieval.top_k
         while True:
-            async with contextlib.aclosing(self._results(asked_for, asked, position)) as results:
+            async with contextlib.aclosing(self._results(tenant, asked_for, asked, position)) as results:
                 async for result in results:
                     found = await self._found(result, retrieval, tuple(reuse))
                     # filters and copies thin it out: ask for more until it is full or there is no more
@@ -126,9 +126,12 @@ class Searcher:
                 return
             asked *= 4
 
-    async def _results(self, query: Query, k: int, position: int) -> AsyncGenerator[SearchResult, None]:
+    async def _results(
+        self, tenant: TenantId, query: Query, k: int, position: int
+    ) -> AsyncGenerator[SearchResult, None]:
         """``position``: of the journal when the search began."""
-        scope = (query.store_ids, query.weights, k)
+        # of the tenant too: a public store must not show, by how fast it answers, what others ask
+        scope = (tenant, query.store_ids, query.weights, k)
         known = self._recent.find(position, scope, query.text, query.vector)
         if known is not None:
             yield known

@@ -73,7 +73,26 @@ def test_result_is_not_kept_when_it_is_not_whole_or_long() -> None:
         SearchResult(tuple(ScoredPassage(passage("doc", i, str(i)), 0.5) for i in range(1000)), position=9),
     ):
         recent.remember(5, "s", "question", X, result)
+    recent.remember(5, "s", "x" * 4_001, X, RESULTS[0])
     assert len(recent) == 0
+
+
+def test_longest_unused_results_go_when_all_together_are_long() -> None:
+    recent = RecentResults(1_000, 1.0)
+    megabyte = "x" * 1_000_000
+    long = SearchResult(tuple(ScoredPassage(passage("doc", i, megabyte), 0.5) for i in range(5)), position=9)
+    for question in "abcdefghi":
+        recent.remember(5, "s", question, X, long)
+        recent.remember(5, "s", question, X, long)  # counts once
+    recent.find(5, "s", "a", X)
+    for question in "jkl":
+        recent.remember(5, "s", question, X, long)
+    assert len(recent) == 9
+    assert recent.find(5, "s", "a", X) is long
+    assert recent.find(5, "s", "d", X) is None
+    recent.remember(6, "s", "m", X, long)
+    recent.remember(6, "s", "n", X, long)
+    assert len(recent) == 2
 
 
 def test_no_result_is_kept_when_there_is_no_room() -> None:

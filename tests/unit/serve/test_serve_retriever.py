@@ -20,6 +20,7 @@ from mygo.serve.retriever import Query, Retriever, ShardServer
 from mygo.types import PUBLIC, ContentHash, DocId, Passage, ScoredPassage, StoreId, TenantId
 
 STORE = StoreId("vs_1")
+TENANT = TenantId("t")
 DIMENSIONS = 8
 
 
@@ -278,7 +279,7 @@ def test_searches_are_cancelled_when_the_stages_are_closed() -> None:
     asyncio.run(check())
 
 
-def test_vectors_of_recent_questions_are_kept() -> None:
+def test_vectors_of_recent_questions_are_kept_for_the_tenant_that_asked() -> None:
     embedded: list[str] = []
 
     class Counting:
@@ -288,14 +289,16 @@ def test_vectors_of_recent_questions_are_kept() -> None:
 
     async def check() -> None:
         retriever = Retriever(Handle(Counting()), [], 1.0, recent_vectors=2)  # type: ignore[arg-type]
-        first = await retriever.embed("a")
-        assert np.array_equal(await retriever.embed("a"), first)
+        first = await retriever.embed(TENANT, "a")
+        assert np.array_equal(await retriever.embed(TENANT, "a"), first)
         for text in ("b", "a", "c", "a", "b"):
-            await retriever.embed(text)
+            await retriever.embed(TENANT, text)
         assert embedded == ["a", "b", "c", "b"]
-        await retriever.embed("x" * 10_000)
-        await retriever.embed("x" * 10_000)
+        await retriever.embed(TENANT, "x" * 10_000)
+        await retriever.embed(TENANT, "x" * 10_000)
         assert len(embedded) == 6
+        await retriever.embed(TenantId("another"), "b")
+        assert len(embedded) == 7
 
     asyncio.run(check())
 

@@ -80,9 +80,9 @@ class Corpus:
         reranker = Part(scores=rerank) if rerank else None
         self._searcher = Searcher(Config(), librarian, embedder, [Part(search=search)], reranker)  # type: ignore[arg-type,list-item]
 
-    def search(self, question: str = "question", **wanted: Any) -> Found:
+    def search(self, question: str = "question", tenant: str = "t", **wanted: Any) -> Found:
         retrieval = Retrieval(store_ids=(STORE,), top_k=4, **wanted)
-        return asyncio.run(self._searcher.search(TenantId("t"), question, retrieval))
+        return asyncio.run(self._searcher.search(TenantId(tenant), question, retrieval))
 
 
 def ids(found: Found) -> list[str]:
@@ -232,6 +232,12 @@ def test_equal_question_is_not_searched_again_until_the_journal_goes_on() -> Non
     corpus.position = corpus.shard_position = 2
     corpus.search()
     assert len(corpus.asked) > asked
+
+
+def test_equal_question_is_searched_again_when_another_tenant_asks_it() -> None:
+    corpus = Corpus([0.9, 0.8, 0.7, 0.6, 0.5], [{}] * 5)
+    assert ids(corpus.search()) == ids(corpus.search(tenant="another"))
+    assert (corpus.asked, corpus.embedded) == ([4, 4], ["question"] * 2)
 
 
 def test_result_is_not_kept_when_the_shard_had_not_come_so_far() -> None:
