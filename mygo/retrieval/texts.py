@@ -16,7 +16,10 @@ from mygo.types import StoreId
 
 _MOST_WORDS = 64
 """Of a question. The longest are kept: they are the rarest as a rule."""
-_WORD = re.compile(r"\w+")
+_LONGEST_WORD_CHARS = 64
+"""What is longer is no word that anyone looks for, and the tokenizer may make a long phrase of it."""
+_WORD = re.compile(r"[^\W_]+")
+"""Without underscores: for the tokenizer they separate words, so that `a_a_a` would be a phrase of three."""
 _COMMON = {
     "a", "about", "an", "and", "are", "as", "at", "be", "by", "can", "did", "do", "does", "for", "from",
     "had", "has", "have", "how", "i", "in", "is", "it", "its", "many", "much", "of", "on", "or", "that",
@@ -52,10 +55,12 @@ class PassageTexts:
 
     def add(self, store_id: StoreId, texts: Iterable[tuple[int, str]]) -> None:
         """(row, text) each; the rows must be new."""
-        with self._calls, self._database:
-            self._database.execute("BEGIN")
-            table = self._tables.get(store_id) or self._make(store_id)
-            self._database.executemany(f"INSERT INTO {table} (rowid, text) VALUES (?, ?)", texts)
+        with self._calls:
+            with self._database:
+                self._database.execute("BEGIN")
+                table = self._tables.get(store_id) or self._make()
+                self._database.executemany(f"INSERT INTO {table} (rowid, text) VALUES (?, ?)", texts)
+            self._tables[store_id] = table  # a table that was rolled back must not be found
 
     def remove(self, store_id: StoreId, rows: Iterable[int]) -> None:
         """Rows that are not there are ignored."""
@@ -67,8 +72,9 @@ class PassageTexts:
     def drop(self, store_id: StoreId) -> None:
         """One that is not there is ignored."""
         with self._calls:
-            if table := self._tables.pop(store_id, None):
+            if table := self._tables.get(store_id):
                 self._database.execute(f"DROP TABLE {table}")
+                del self._tables[store_id]
 
     def texts(self, store_id: StoreId, rows: Iterable[int]) -> dict[int, str]:
         """The texts of rows that are there."""
@@ -97,7 +103,7 @@ class PassageTexts:
             ).fetchall()
             return found
 
-    def _make(self, store_id: StoreId) -> str:
+    def _make(self) -> str:
         self._made += 1
         table = f"store_{self._made}"
         if self._by_words:
@@ -105,11 +111,11 @@ class PassageTexts:
             self._database.execute(f"CREATE VIRTUAL TABLE {table} USING fts5 (text, {words})")
         else:
             self._database.execute(f"CREATE TABLE {table} (rowid INTEGER PRIMARY KEY, text TEXT)")
-        self._tables[store_id] = table
         return table
 
 
 def _words(question: str) -> Sequence[str]:
-    words = list(dict.fromkeys(_WORD.findall(question.lower())))
+    whole = dict.fromkeys(_WORD.findall(question.lower()))
+    words = [word for word in whole if len(word) <= _LONGEST_WORD_CHARS]
     telling = [word for word in words if word not in _COMMON] or words
     return sorted(telling, key=len, reverse=True)[:_MOST_WORDS]

@@ -12,6 +12,8 @@ from mygo.api.schemas.base import Part, text_parts
 from mygo.errors import BadRequest
 
 _MAX_FILTER_DEPTH = 8
+_LEAST_WEIGHT = 1e-6
+"""Above 0: less is lost in rounding."""
 
 
 class TextPart(Part):
@@ -81,6 +83,9 @@ class HybridSearch(Part):
     def _weighs_something(self) -> Self:
         if not self.embedding_weight and not self.text_weight:
             raise ValueError("one of embedding_weight and text_weight must be above 0")
+        for name, weight in (("embedding_weight", self.embedding_weight), ("text_weight", self.text_weight)):
+            if 0 < weight < _LEAST_WEIGHT:
+                raise ValueError(f"{name} is {weight:g}: give 0 or at least {_LEAST_WEIGHT:g}")
         return self
 
 

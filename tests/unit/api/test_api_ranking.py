@@ -56,7 +56,14 @@ def test_hybrid_search_is_refused_when_there_is_no_index_of_words(serve):
     assert len(asked(face, face.client(), by_vectors)) == 3
 
 
-@pytest.mark.parametrize("weight", [{"text_weight": -1}, {"embedding_weight": 0, "text_weight": 0}])
+@pytest.mark.parametrize(
+    "weight",
+    [
+        {"text_weight": -1},
+        {"embedding_weight": 0, "text_weight": 0},
+        {"embedding_weight": 0, "text_weight": 1e-323},
+    ],
+)
 def test_weights_that_weigh_nothing_are_refused(client, face, weight):
     with pytest.raises(openai.BadRequestError, match="weight"):
         asked(face, client, {"hybrid_search": weight})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,38 @@ def test_search_takes_any_question(question: str) -> None:
     rows = [row for row, _ in index.search(A, question, 5)]
     if question.isascii() and re.search("[a-z0-9]", question):
         assert 0 in rows
+
+
+def test_search_takes_an_underscore_for_a_space() -> None:
+    index = PassageTexts(None, by_words=True)
+    index.add(A, [(0, "read_file"), (1, "the file"), (2, "lynx")])
+    assert [row for row, _ in index.search(A, "_read_file_", 5)] == [0, 1]
+
+
+@pytest.mark.parametrize("question", ["a_" * 500_000, "x" * 1_000_000, "\U0001e900" * 500_000])
+def test_search_of_one_long_word_looks_for_little(question: str) -> None:
+    index = PassageTexts(None, by_words=True)
+    index.add(A, [(0, question[:1000]), (1, "lynx")])
+    searched: list[str] = []
+    index._database.set_trace_callback(searched.append)
+    index.search(A, question, 5)
+    assert sum(map(len, searched)) < 10_000
+    assert [row for row, _ in index.search(A, f"{question} lynx", 5)][-1] == 1
+
+
+def test_texts_are_added_again_when_the_first_time_failed() -> None:
+    def failing() -> Iterator[tuple[int, str]]:
+        yield 0, "lynx"
+        raise OSError("no room")
+
+    index = PassageTexts(None, by_words=True)
+    with pytest.raises(OSError, match="no room"):
+        index.add(A, failing())
+    assert index.texts(A, [0]) == {}
+    assert index.search(A, "lynx", 5) == []
+    index.add(A, [(0, "fox")])
+    assert index.texts(A, [0]) == {0: "fox"}
+    index.drop(A)
 
 
 def test_search_looks_for_common_words_when_there_are_no_others() -> None:
