@@ -22,7 +22,7 @@ class RetrievalConfig(Section):
     """Cosine similarity from which a question gets the results of another one that was asked before. 1: only
     equal questions. Less saves searches and gives results of a question that was not asked."""
     timeout_s: float = Field(default=5.0, gt=0)
-    """A shard that answers later than this is left out, and the response says so."""
+    """A shard or reranker that answers later than this is left out, and the response says so."""
     words: bool = True
     """Keep an index of words beside the vectors, on disk, which hybrid searches ask (BM25)."""
     text_weight: float = Field(default=0.0, ge=0)

@@ -86,7 +86,7 @@ class _Onnx:
         if not tokenizer.is_file():
             raise ValueError(f"there is no {tokenizer.name} beside it")
         self._tokenizer: Any = Tokenizer.from_file(str(tokenizer))
-        self._tokenizer.enable_truncation(_MOST_TOKENS, strategy="only_second")
+        self._tokenizer.enable_truncation(_MOST_TOKENS, strategy="longest_first")
         self._tokenizer.enable_padding()
         self._batch = batch
 

@@ -129,9 +129,10 @@ class Shard:
     def drop_store(self, store_id: StoreId) -> None:
         """Forget a store and all its documents; one that is not there is ignored."""
         with self._updating, self._searchable.exclusive():
-            if store := self._stores.pop(store_id, None):
-                self._forget_texts(store_id, store.passages)
+            if store := self._stores.get(store_id):
                 self._texts.drop(store_id)
+                self._forget_texts(store_id, store.passages)
+                del self._stores[store_id]
 
     def fill(self, contents: StoreContents) -> None:
         """Add a whole store, of which nothing may be there yet."""
@@ -268,6 +269,7 @@ class Shard:
             )
 
     # --- under the locks -----------------------------------------------------------------------
+    # Texts are written first: should that fail (say, a full disk), the update can be tried again.
 
     def _add(
         self,
@@ -282,6 +284,7 @@ class Shard:
             return
         rows = range(self._next_row, self._next_row + len(passages))
         self._next_row = rows.stop
+        self._texts.add(store_id, zip(rows, (passage.text for passage in passages), strict=True))
         row_ids, vectors = _row_array(rows), np.ascontiguousarray(vectors, np.float32)
         store = self._stores.get(store_id)
         if store is None:
@@ -295,31 +298,43 @@ class Shard:
             store.passages[row] = replace(passage, text="")
             store.documents.setdefault(passage.doc_id, []).append(row)
             self._row_of_text[passage.content_hash] = (store_id, row)
-        self._texts.add(store_id, zip(rows, (passage.text for passage in passages), strict=True))
 
     def _remove(self, store_id: StoreId, doc_id: DocId) -> None:
         store = self._stores.get(store_id)
         if store is None or doc_id not in store.documents:
             return
-        rows = store.documents.pop(doc_id)
-        store.index.remove(_row_array(rows))
-        self._forget_texts(store_id, {row: store.passages.pop(row) for row in rows})
-        if not store.documents:
-            del self._stores[store_id]
+        rows = store.documents[doc_id]
+        if len(store.documents) == 1:
             self._texts.drop(store_id)
+            del self._stores[store_id]
         else:
             self._texts.remove(store_id, rows)
+            store.index.remove(_row_array(rows))
+            del store.documents[doc_id]
+        self._forget_texts(store_id, {row: store.passages.pop(row) for row in rows})
 
     def _by_words(self, store_ids: Sequence[StoreId], question: str, k: int) -> tuple[ScoredPassage, ...]:
         rankings: list[list[ScoredPassage]] = []
         places: _Places = {}
         for store_id in store_ids:
+            found = self._rows_by_words(store_id, question, k)
             passages = self._stores[store_id].passages
-            # more than k, as for vectors: a document may repeat a text
-            found = self._texts.search(store_id, question, k + _SPARE_CANDIDATES)
             rankings.append([ScoredPassage(passages[row], score) for row, score in found])
             places.update(_places(store_id, [row for row, _ in found], rankings[-1]))
         return self._with_texts(merge(rankings, k), places)
+
+    def _rows_by_words(self, store_id: StoreId, question: str, k: int) -> list[tuple[int, float]]:
+        """Of ``k`` distinct texts of documents at least, if there are so many: a document may repeat one."""
+        passages = self._stores[store_id].passages
+        fetched = k + _SPARE_CANDIDATES
+        while True:
+            found = self._texts.search(store_id, question, fetched)
+            # a row without a passage is of an update that failed after its texts were written
+            known = [(row, score) for row, score in found if row in passages]
+            distinct = {(passages[row].doc_id, passages[row].content_hash) for row, _ in known}
+            if len(found) < fetched or len(distinct) >= k:
+                return known
+            fetched *= 4
 
     def _with_texts(self, ranking: Iterable[ScoredPassage], places: _Places) -> tuple[ScoredPassage, ...]:
         whole: list[ScoredPassage] = []

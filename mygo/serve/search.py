@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,8 @@ from mygo.retrieval.recent import RecentResults
 from mygo.serve.calls import reply
 from mygo.serve.retriever import Query, Retriever
 from mygo.types import ContentHash, DocId, Reuse, ScoredPassage, StoreId, TenantId
+
+logger = logging.getLogger(__name__)
 
 Document = tuple[StoreId | None, DocId]
 
@@ -56,6 +59,7 @@ class Searcher:
         self._recent = RecentResults(retrieving.recent_results, retrieving.recent_similarity)
         self._staged = config.retrieval.stage_s > 0
         self._reranker = reranker
+        self._timeout_s = retrieving.timeout_s
         self._candidates = config.retrieval.reranker_candidates
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> Found:
@@ -92,10 +96,14 @@ class Searcher:
     ) -> Found:
         texts = [scored.passage.text for scored in found.passages]
         try:
-            scores = await reply(reranker.scores.remote(query, texts), "reranker")
-        except Unavailable as error:
-            degraded = (*found.degraded, f"{error}: passages are in the order in which they were found")
-            return replace(found, passages=found.passages[: retrieval.top_k], degraded=degraded)
+            async with asyncio.timeout(self._timeout_s):
+                scores = await reply(reranker.scores.remote(query, texts), "reranker")
+        except Exception as error:
+            logger.warning("the reranker has no say in a search: %r", error)
+            why = str(error) if isinstance(error, Unavailable) else "the reranker failed or was late"
+            degraded = (*found.degraded, f"{why}: passages are in the order in which they were found")
+            kept = [scored for scored in found.passages if not _below(scored, retrieval)]
+            return replace(found, passages=kept[: retrieval.top_k], degraded=degraded)
         rescored = [
             ScoredPassage(scored.passage, score)
             for scored, score in zip(found.passages, scores, strict=True)

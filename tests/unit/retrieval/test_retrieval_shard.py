@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 import sys
 import threading
 from typing import Any
@@ -12,9 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from retrieval_cases import DIMENSIONS, EXACT_ONLY, embed, naive_search, passages, shard_config
 
 from mygo.retrieval import Shard, owner
+from mygo.retrieval.flat import FlatIndex
 from mygo.retrieval.index import IndexKind, VectorIndex, Vectors
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.shard import StoreContents
+from mygo.retrieval.texts import PassageTexts
 from mygo.types import DocId, Passage, StoreId
 
 A, B = StoreId("vs_a"), StoreId("vs_b")
@@ -267,6 +270,68 @@ def test_words_follow_updates_and_stay_in_their_store() -> None:
     assert by_words("badger") == []
     shard.drop_store(B)
     assert by_words("lynx", B) == []
+
+
+def test_words_find_k_texts_when_a_document_repeats_the_best_one() -> None:
+    shard = make_shard()
+    put(shard, "copies", *["lynx"] * 100)
+    put(shard, "other", "lynx and a fox in the snow")
+    (stage,) = shard.search_staged({A}, embed(["query"])[0], 2, 1.0, "lynx")
+    assert [scored.passage.doc_id for scored in stage.by_words] == ["copies", "other"]
+
+
+@pytest.mark.parametrize("failing", ["add", "remove", "drop"])
+def test_update_can_be_tried_again_when_its_texts_could_not_be_written(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    shard = make_shard()
+    put(shard, "first", "lynx")
+    put(shard, "second", "fox")
+    query = embed(["lynx"])[0]
+
+    def searched() -> set[str]:
+        (stage,) = shard.search_staged({A}, query, 5, 1.0, "lynx fox owl")
+        found = {each.passage.text for each in stage.passages}
+        assert {each.passage.text for each in stage.by_words} == found
+        assert len(shard) == len(stage.passages)
+        return found
+
+    def update() -> None:
+        if failing == "add":
+            put(shard, "third", "owl")
+        elif failing == "remove":
+            shard.delete(A, DocId("first"))
+        else:
+            shard.drop_store(A)
+
+    def no_room(*args: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PassageTexts, failing, no_room)
+        with pytest.raises(sqlite3.OperationalError):
+            update()
+        assert searched() == {"lynx", "fox"}
+    update()
+    assert searched() == {"add": {"lynx", "fox", "owl"}, "remove": {"fox"}, "drop": set()}[failing]
+
+
+def test_words_are_not_found_in_rows_that_an_index_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = make_shard()
+    put(shard, "first", "lynx")
+
+    def no_room(*args: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FlatIndex, "add", no_room)
+        with pytest.raises(OSError, match="no space"):
+            put(shard, "second", "lynx and fox")
+    (stage,) = shard.search_staged({A}, embed(["lynx"])[0], 5, 1.0, "lynx")
+    assert [each.passage.text for each in stage.by_words] == ["lynx"]
+    put(shard, "second", "lynx and fox")
+    (stage,) = shard.search_staged({A}, embed(["lynx"])[0], 5, 1.0, "lynx")
+    assert [each.passage.text for each in stage.by_words] == ["lynx", "lynx and fox"]
 
 
 def test_words_are_not_searched_when_there_is_no_index_of_them() -> None:

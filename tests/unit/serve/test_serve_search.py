@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayError
 
 from mygo.api.filters import Comparison
 from mygo.api.service import Attributes, Retrieval
-from mygo.config import Config, parse
+from mygo.config import parse
 from mygo.retrieval import Stage
 from mygo.serve.search import Found, Searcher
 from mygo.types import ContentHash, DocId, Passage, Reuse, ScoredPassage, StoreId, TenantId
@@ -31,7 +33,8 @@ class Part:
         method = self._methods[name]
 
         async def answer(*args: Any) -> Any:
-            return method(*args)
+            answer = method(*args)
+            return await answer if inspect.isawaitable(answer) else answer
 
         return type("Method", (), {"remote": staticmethod(answer)})
 
@@ -47,7 +50,8 @@ class Corpus:
         scores: Sequence[float],
         attributes: Sequence[Attributes | None],
         texts: Sequence[str] | None = None,
-        rerank: Callable[[str, list[str]], list[float]] | None = None,
+        rerank: Callable[[str, list[str]], Any] | None = None,
+        timeout_s: float = 5.0,
     ) -> None:
         self.asked: list[int] = []
         self.embedded: list[str] = []
@@ -78,7 +82,8 @@ class Corpus:
         librarian = Part(authorize=authorize, describe=describe)
         embedder = Part(embed_query=embed_query)
         reranker = Part(scores=rerank) if rerank else None
-        self._searcher = Searcher(Config(), librarian, embedder, [Part(search=search)], reranker)  # type: ignore[arg-type,list-item]
+        config = parse({"retrieval": {"timeout_s": timeout_s}})
+        self._searcher = Searcher(config, librarian, embedder, [Part(search=search)], reranker)  # type: ignore[arg-type,list-item]
 
     def search(self, question: str = "question", tenant: str = "t", **wanted: Any) -> Found:
         retrieval = Retrieval(store_ids=(STORE,), top_k=4, **wanted)
@@ -267,10 +272,23 @@ def test_reranker_has_the_last_word_on_more_candidates_than_are_asked_for() -> N
     assert ids(corpus.search(rerank=False)) == ["0", "1", "2", "3"]
 
 
-def test_passages_keep_their_order_and_say_so_when_the_reranker_is_away() -> None:
-    def away(question: str, texts: list[str]) -> list[float]:
-        raise RayError("gone")
+@pytest.mark.parametrize("error", [RayError("gone"), ValueError("too long"), TimeoutError()])
+def test_passages_keep_their_order_and_say_so_when_the_reranker_fails(error: Exception) -> None:
+    def failing(question: str, texts: list[str]) -> list[float]:
+        raise error
 
-    found = Corpus([0.9, 0.8], [{}] * 2, rerank=away).search()
+    corpus = Corpus([0.9, 0.8, 0.1], [{}] * 3, rerank=failing)
+    found = corpus.search()
+    assert ids(found) == ["0", "1", "2"]
+    assert any("reranker" in each for each in found.degraded)
+    assert ids(corpus.search(min_score=0.5)) == ["0", "1"]
+
+
+def test_passages_keep_their_order_when_the_reranker_is_late() -> None:
+    async def late(*args: Any) -> Any:
+        await asyncio.sleep(60.0)
+
+    corpus = Corpus([0.9, 0.8], [{}] * 2, rerank=late, timeout_s=0.01)
+    found = corpus.search()
     assert ids(found) == ["0", "1"]
     assert any("reranker" in each for each in found.degraded)
