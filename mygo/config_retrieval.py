@@ -47,7 +47,8 @@ class RetrievalConfig(Section):
     ivf_lists: int = Field(default=0, ge=0)
     """`ivf` and `ivfpq`: lists that vectors are sorted into; 0 for 4 x the square root of their number."""
     ivf_probes: int = Field(default=32, ge=1)
-    """`ivf` and `ivfpq`: lists that a query looks into: more is slower and finds more."""
+    """`ivf` and `ivfpq`: lists that a query looks into: more is slower and finds more. A query for so many
+    results that these lists have too few looks into more."""
     ivf_on_disk: bool = False
     """`ivf`: keep the lists in a memory-mapped file in `data_dir`, for vectors that outgrow memory."""
     pq_bytes: int = Field(default=0, ge=0)

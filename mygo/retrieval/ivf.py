@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -18,6 +19,9 @@ from mygo.retrieval.index import IndexKind, Partial, Rows, Scores, Structure, Ve
 from mygo.retrieval.stages import stage_ends
 from mygo.retrieval.stored import StoredVectors
 
+_FAISS: Any = faiss  # its stubs lack what its Python layer adds
+_CANDIDATES_PER_RESULT = 4
+"""Vectors that the lists of a search hold on average, at least: few lists cannot have many results."""
 _FIRST_S_PER_VECTOR = 1e-7
 """Of comparing one vector, until it was measured."""
 _NO_LIST = -1
@@ -29,7 +33,7 @@ _MEASURED_WEIGHT = 0.1
 @dataclass(frozen=True, slots=True)
 class IvfSettings:
     probes: int
-    """Lists that a query looks into."""
+    """Lists that a query looks into, unless it asks for so many results that these have too few."""
     outgrown_below: int
     """Vectors below which an exact search is due."""
     rerank_factor: int = 1
@@ -55,7 +59,6 @@ class IvfIndex:
         self._settings = settings
         self._trained_on = trained_on
         self._added = 0
-        self._lists = min(settings.probes, trained.nlist)
         self._s_per_vector = _FIRST_S_PER_VECTOR
         is_coded = isinstance(trained, faiss.IndexIVFPQ)
         self.kind = IndexKind.IVFPQ if is_coded else IndexKind.IVF
@@ -64,7 +67,8 @@ class IvfIndex:
             self._keep_lists_on_disk()
         # row id -> place in its list, so that removals and reconstruction need no scan
         trained.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
-        trained.nprobe = self._lists
+        # each search names its lists; for those that it finds itself, FAISS wants this many names
+        trained.nprobe = trained.nlist
 
     def __len__(self) -> int:
         return int(self._faiss.ntotal)
@@ -80,13 +84,13 @@ class IvfIndex:
         self._add(rows, vectors, lists=np.ascontiguousarray(lists, np.int64))
 
     def _add(self, rows: Rows, vectors: Vectors, *, lists: Rows | None) -> None:
+        if self._stored is not None:
+            self._stored.append(rows, vectors)  # first: its drive may be full
         if lists is None:
             self._faiss.add_with_ids(vectors, rows)
         else:
             pointers = (faiss.swig_ptr(array) for array in (vectors, rows, lists))
             self._faiss.add_core(len(rows), *pointers)
-        if self._stored is not None:
-            self._stored.append(rows, vectors)
         self._added += len(rows)
 
     def remove(self, rows: Rows) -> None:
@@ -101,36 +105,33 @@ class IvfIndex:
         return np.asarray(self._faiss.reconstruct_batch(rows), np.float32)
 
     def search(self, vector: Vectors, k: int) -> tuple[Scores, Rows]:
-        began_s = time.perf_counter()
-        scores, rows = self._faiss.search(vector[np.newaxis, :], self._candidates(k))
-        if self._stored is not None:
-            rows = rows[:, rows[0] >= 0]
-            scores = self._true_scores(vector, rows[0])[np.newaxis, :]
-        self._measured(time.perf_counter() - began_s, self._usual_vectors)
-        return best(scores[0], rows[0], k)
+        return self._filled(vector, k, self._searched(vector, k, self._probes(k)))
 
     def search_staged(self, vector: Vectors, k: int, stage_s: float) -> Iterator[Partial]:
         """Finds the nearest lists once, then searches them in groups, nearest first (as RAGCache does)."""
-        ends = stage_ends(self._lists, self._usual_vectors * self._s_per_vector, stage_s)
+        probes = self._probes(k)
+        ends = stage_ends(probes, self._usual_vectors(probes) * self._s_per_vector, stage_s)
         if len(ends) == 1:
             yield Partial(*self.search(vector, k), is_last=True)
             return
         query = vector[np.newaxis, :]
-        nearness, lists = self._faiss.quantizer.search(query, self._lists)
+        nearness = np.zeros((1, self._faiss.nlist), np.float32)
+        nearness[:, :probes], lists = self._faiss.quantizer.search(query, probes)
         found = _Found(self._candidates(k), are_coded=self._stored is not None)
         for start, end in zip([0, *ends], ends, strict=False):
             began_s = time.perf_counter()
-            stage_lists = lists.copy()
-            stage_lists[0, :start] = stage_lists[0, end:] = _NO_LIST
+            stage_lists = np.full_like(nearness, _NO_LIST, np.int64)
+            stage_lists[0, start:end] = lists[0, start:end]
             new = found.add(*self._faiss.search_preassigned(query, found.most, stage_lists, nearness))
             if self._stored is None:
                 scores, rows = found.scores[:k], found.rows[:k]
             else:
                 found.true_scores[new] = self._true_scores(vector, found.rows[new])
                 scores, rows = best(found.true_scores, found.rows, k)
-            share = (end - start) / self._lists
-            self._measured(time.perf_counter() - began_s, share * self._usual_vectors)
-            yield Partial(scores, rows, is_last=end == self._lists)
+            self._measured(time.perf_counter() - began_s, self._usual_vectors(end - start))
+            if is_last := end == probes:
+                scores, rows = self._filled(vector, k, (scores, rows))
+            yield Partial(scores, rows, is_last)
 
     @property
     def outgrown(self) -> bool:
@@ -154,8 +155,31 @@ class IvfIndex:
             "trained_on": np.array([self._trained_on]),
         }
 
+    def _probes(self, k: int) -> int:
+        """Lists to search for ``k`` results."""
+        per_list = max(1, len(self)) / self._faiss.nlist
+        needed = math.ceil(_CANDIDATES_PER_RESULT * k / per_list)
+        return int(min(max(self._settings.probes, needed), self._faiss.nlist))
+
+    def _searched(self, vector: Vectors, k: int, probes: int) -> tuple[Scores, Rows]:
+        began_s = time.perf_counter()
+        parameters = _FAISS.SearchParametersIVF(nprobe=probes)
+        scores, rows = self._faiss.search(vector[np.newaxis, :], self._candidates(k), params=parameters)
+        if self._stored is not None:
+            rows = rows[:, rows[0] >= 0]
+            scores = self._true_scores(vector, rows[0])[np.newaxis, :]
+        self._measured(time.perf_counter() - began_s, self._usual_vectors(probes))
+        return best(scores[0], rows[0], k)
+
+    def _filled(self, vector: Vectors, k: int, found: tuple[Scores, Rows]) -> tuple[Scores, Rows]:
+        """What was found, or if that is less than there is because the nearest lists are small, the best of
+        all lists: who asks for ``k`` and gets fewer takes it that there are no more."""
+        if len(found[1]) >= min(k, len(self)):
+            return found
+        return self._searched(vector, k, self._faiss.nlist)
+
     def _candidates(self, k: int) -> int:
-        return k if self._stored is None else k * self._settings.rerank_factor
+        return k if self._stored is None else min(k * self._settings.rerank_factor, max(k, len(self)))
 
     def _true_scores(self, vector: Vectors, rows: Rows) -> Scores:
         """Row by row: a matrix product may round a row differently beside other rows."""
@@ -163,11 +187,9 @@ class IvfIndex:
         scores: Scores = np.einsum("ij,j->i", self._stored[rows], vector)
         return scores
 
-    @property
-    def _usual_vectors(self) -> int:
-        """That a search compares, if lists were all of a size."""
-        lists = int(self._faiss.nlist)
-        return int(len(self) * self._lists // lists)
+    def _usual_vectors(self, lists: int) -> float:
+        """That a search of so many lists compares, if all were of a size."""
+        return float(len(self) * lists / self._faiss.nlist)
 
     def _measured(self, took_s: float, vectors: float) -> None:
         if vectors:

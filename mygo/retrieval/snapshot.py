@@ -180,7 +180,7 @@ def _write_data(shard: Shard, data: Path) -> list[dict[str, Any]]:
         for contents in all_contents:
             # JSON's escapes keep each passage on one line
             passages.writelines(f"{json.dumps(asdict(passage))}\n" for passage in contents.passages)
-            vectors.write(contents.vectors.astype("<f4", copy=False).tobytes())
+            vectors.write(np.ascontiguousarray(contents.vectors, "<f4").data)
             structure = None
             if contents.structure is not None:
                 structure = f"structure-{len(stores)}.npz"
@@ -207,13 +207,18 @@ def _write_structure(path: Path, structure: Structure) -> None:
 
 
 def _read_data(data: Path, stores: list[dict[str, Any]], dimensions: int) -> Iterator[StoreContents]:
-    with (data / _PASSAGES).open(encoding="ascii") as passages, (data / _VECTORS).open("rb") as vectors:
+    start = 0
+    with (data / _PASSAGES).open(encoding="ascii") as passages:
         for store in stores:
             count = store["passages"]
+            shape = count, dimensions
+            # mapped: of a large store, no copy beside the one in its index
+            vectors = np.memmap(data / _VECTORS, "<f4", "r", 4 * dimensions * start, shape)
+            start += count
             yield StoreContents(
                 store["store_id"],
                 [Passage(**json.loads(line)) for line in islice(passages, count)],
-                np.fromfile(vectors, "<f4", count * dimensions).astype(np.float32).reshape(count, dimensions),
+                vectors.astype(np.float32, copy=False),
                 _read_structure(data, store.get("structure")),
             )
 

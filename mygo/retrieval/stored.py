@@ -13,6 +13,8 @@ import numpy as np
 from mygo.retrieval.index import Rows, Vectors
 
 _FIRST_CAPACITY = 1024
+_GROWTH = 1.25
+"""Room on the drive is taken in advance, so not by doubling."""
 
 
 def scratch_folder(path: Path) -> Path:
@@ -38,14 +40,17 @@ class StoredVectors:
         self._vectors = self._mapped(_FIRST_CAPACITY)
 
     def append(self, rows: Rows, vectors: Vectors) -> None:
-        """``rows`` rise, and are greater than those before."""
+        """``rows`` rise, and are greater than those before.
+
+        Raises OSError, with nothing changed, if the drive has no room.
+        """
         if not len(rows):
             return
         assert np.all(np.diff(rows) > 0), f"rows must rise: {rows}"
         assert not self._count or rows[0] > self._rows[self._count - 1], f"row {rows[0]} is not new"
         end = self._count + len(rows)
         if end > len(self._rows):
-            capacity = max(end, 2 * len(self._rows))
+            capacity = max(end, int(_GROWTH * len(self._rows)))
             self._vectors = self._mapped(capacity)
             self._rows = np.resize(self._rows, capacity)
         self._vectors[self._count : end] = vectors
@@ -60,7 +65,8 @@ class StoredVectors:
 
     def _mapped(self, capacity: int) -> Vectors:
         row_bytes = 4 * self._dimensions
-        os.ftruncate(self._file.fileno(), capacity * row_bytes)
+        # else a full drive would end the process (SIGBUS) at the first write to a page that has no room
+        os.posix_fallocate(self._file.fileno(), 0, capacity * row_bytes)
         mapped = mmap.mmap(self._file.fileno(), capacity * row_bytes)
         mapped.madvise(mmap.MADV_RANDOM)  # re-ranking reads rows from all over the file
         return np.frombuffer(mapped, np.float32).reshape(capacity, self._dimensions)

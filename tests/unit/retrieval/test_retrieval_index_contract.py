@@ -244,3 +244,36 @@ def test_files_of_an_index_go_with_it(build: Build, tmp_path: Path) -> None:
 def test_builder_names_sizes_that_fit_when_codes_do_not_divide_the_vectors() -> None:
     with pytest.raises(ConfigError, match=r"pq_bytes: 7 does not divide the 16 .* one of 8, 16"):
         IndexBuilder(DIMENSIONS, shard_config(index="ivfpq", approximate_from_vectors=300, pq_bytes=7))
+
+
+@pytest.mark.parametrize("name", ["ivf", "ivf on disk", "ivfpq"])
+@pytest.mark.parametrize("stage_s", [0.0, 60.0])
+def test_inverted_lists_are_probed_further_when_many_are_asked_for(
+    name: str, stage_s: float, tmp_path: Path
+) -> None:
+    config = CONFIGS[name].model_copy(update={"ivf_probes": 2, "ivf_lists": 60})
+    index = IndexBuilder(DIMENSIONS, config, tmp_path).built(units(600), 600)
+    index.add(ids(0, 600), units(600))
+    recalled = 0
+    for query in units(40, seed=6):
+        nearest = np.argsort(-(units(600) @ query))[:15]
+        recalled += len(set(index.search(query, 15)[1].tolist()) & set(nearest.tolist()))
+    assert recalled >= 0.75 * 40 * 15
+    for query in units(3, seed=6):
+        for k in (1, 10, 100, 500, 600, 1000):
+            *_, last = index.search_staged(query, k, stage_s)
+            assert len(set(last.rows.tolist())) == min(k, 600)
+
+
+def test_inverted_lists_are_all_probed_when_the_nearest_are_small(tmp_path: Path) -> None:
+    """Scenario: almost all vectors are far from the question, in a list that is not probed."""
+    config = CONFIGS["ivf"].model_copy(update={"ivf_probes": 1, "ivf_lists": 20})
+    index = IndexBuilder(DIMENSIONS, config, tmp_path).built(units(600), 600)
+    index.add(ids(0, 600), units(600))
+    query = units(1)[0]
+    far = int(np.argmin(units(600) @ query))
+    index.add(ids(600, 3000), np.repeat(units(600)[far : far + 1], 2400, axis=0))
+    for stage_s in (0.0, 60.0):
+        for k in range(100, 700, 50):
+            *_, last = index.search_staged(query, k, stage_s)
+            assert len(set(last.rows.tolist())) == k

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +49,24 @@ def test_scratch_folder_is_empty_whatever_a_killed_process_left(tmp_path: Path) 
     (left / "lists").write_bytes(b"half of it")
     folder = scratch_folder(tmp_path / "scratch")
     assert list(folder.iterdir()) == []
+
+
+def test_append_changes_nothing_when_the_drive_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = StoredVectors(2, None)
+    stored.append(np.arange(1000), np.ones((1000, 2), np.float32))
+
+    def full(*args: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "posix_fallocate", full)
+        stored.append(np.arange(1000, 9000), np.zeros((8000, 2), np.float32))
+    stored.append(np.arange(1000, 1010), np.full((10, 2), 2.0, np.float32))
+    assert stored[np.array([999, 1009])].tolist() == [[1.0, 1.0], [2.0, 2.0]]
+
+
+def test_room_for_vectors_is_taken_before_they_are_written() -> None:
+    stored = StoredVectors(2, None)
+    stored.append(np.arange(5000), np.ones((5000, 2), np.float32))
+    status = os.fstat(stored._file.fileno())
+    assert 512 * status.st_blocks >= status.st_size >= 5000 * 8
