@@ -43,6 +43,10 @@ STEPS: dict[str, tuple[Step, str]] = {
         suites.tests("tests/engine/test_guard_engine.py"),
         "broken chunks are noticed by a real engine's comparisons",
     ),
+    "retrieval": (
+        suites.tests("tests/cluster/test_cluster_retrieval.py"),
+        "staged, hybrid and filtered search in a cluster with approximate indexes",
+    ),
     "session": (suites.tests("tests/cluster/test_session.py"), "the official openai client"),
     "bad-input": (suites.tests("tests/cluster/test_bad_input.py"), "right status, helpful message"),
     "ingest-crash": (ingest_crash.run, "what was acknowledged survives SIGKILL of everything, once"),

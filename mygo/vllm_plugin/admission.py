@@ -18,7 +18,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from mygo.errors import ConfigError
 from mygo.tree.admission import ORDERS, AdmissionOrder
@@ -53,6 +53,8 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
         self._values: dict[Request, float] = {}
         """Of those who may go next; oldest first."""
         self._first: Request | None = None
+        self._popped: list[Request] = []
+        """In this scheduling pass."""
 
     def add_request(self, request: Request) -> None:
         self._order.join(request)
@@ -72,6 +74,7 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
         if self._readmitted:
             return self._readmitted.popleft()
         self._order.take(request)
+        self._popped.append(request)
         self._first = None
         return request
 
@@ -101,6 +104,10 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
     def settle(self) -> None:
         """A scheduling pass is over."""
         self._order.settle()
+        for request in self._popped:
+            if request not in self._order:
+                self._values.pop(request, None)
+        self._popped.clear()
         if self._order:
             for request in list(islice(self._values, REAPPRAISED_PER_STEP)):
                 del self._values[request]
@@ -182,7 +189,10 @@ class _Admission:
         has_cut, self._has_cut = self._has_cut, False
         if has_cut or not self._inflight_prefills:
             return
-        left = [each.num_tokens - each.num_computed_tokens for each in self._inflight_prefills]
+        computing = [each for each in self._inflight_prefills if each.status == RequestStatus.RUNNING]
+        if not computing:
+            return
+        left = [each.num_tokens - each.num_computed_tokens for each in computing]
         longest = max(left)
         if self.waiting and len(self.running) < self.max_num_active_reqs:
             left.append(self._appraise(self.waiting.peek_request()).new_tokens)

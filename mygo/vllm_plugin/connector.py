@@ -240,7 +240,8 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._tiers.heard(connector_output)
 
     def has_pending_push_work(self) -> bool:
-        return self._tiers.busy or (self._commander is not None and self._commander.has_commands)
+        has_commands = self._commander is not None and self._commander.has_commands
+        return self._tiers.busy or self._chunks.busy or has_commands
 
     def take_events(self) -> tuple[()]:
         """The step is over; the cache's events were taken just before. We add none of our own."""

@@ -11,7 +11,7 @@ from openai import OpenAI
 
 from benchmarks.cluster import running_cluster
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 RETRIEVAL = {"approximate_from_vectors": 20, "ivf_probes": 100, "stage_s": 1e-9}
 # vectors order only what words leave open: the texts here are all alike to an embedder

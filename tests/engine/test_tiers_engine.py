@@ -192,8 +192,9 @@ def test_disk_has_what_host_memory_held_when_the_engine_ends(
     second = make(tiers)
     second.find_disk(beside=asks[-1])
     store = second.tiers._offload._disk.store
-    assert sum(map(store.holds, held)) > 0.9 * len(held), "parts of documents may have had to go"
-    assert sum(map(store.holds, lacking)) > 0.9 * len(lacking)
+    # parts of documents may have had to go, and for the request beside
+    assert sum(map(store.holds, held)) > 0.75 * len(held)
+    assert sum(map(store.holds, lacking)) > 0.75 * len(lacking)
     for ask in asks[:40]:
         assert second.one(ask).ids == plain[ask]
 

@@ -16,6 +16,9 @@ from mygo.vllm_plugin.chunks.live import Capturing, Live
 from mygo.vllm_plugin.chunks.quality import Quality
 from mygo.vllm_plugin.chunks.step import Capture
 
+MOST_SEEN = 256
+"""Documents besides its neighbours that have left something in a chunk: it goes with any of them."""
+
 
 class Captures:
     """``births``: which copies of real prompts' documents are kept, besides those that lie first."""
@@ -37,6 +40,8 @@ class Captures:
                 continue
             birth = self._birth(live, run[:index], slot.start_tokens)
             if birth.kind not in self._of_use(live, is_last=index + 1 == len(run)):
+                continue
+            if len(birth.seen) > MOST_SEEN:
                 continue
             tokens = slot.end_tokens - slot.start_tokens
             domain = DomainTag(live.segments.salt_at(slot.end_tokens))

@@ -198,7 +198,8 @@ class Chunks:
             live.pinned = layout.variants
             self._holdings.pin(live.pinned)
         measures = live.segments.ticket is not None or live.segments.repair is not None
-        if not live.retired and not (live.tags and measures):
+        outdated = live.generation != self._quality.generation
+        if not live.retired and not (live.tags and (measures or outdated)):
             self._captures.begin(live)
         ticket = live.segments.ticket or live.reused.ticket
         if ticket is not None and not live.tags:
@@ -253,6 +254,7 @@ class Chunks:
     def loads_failed(self) -> None:
         """Some chunks were not there after all, and vLLM has gone back to compute those prompts in full. What
         they share already is not what it should be."""
+        self._holdings.distrust_latest()
         for live in list(self._active.values()):
             layout = live.layout
             if layout is not None and live.request.num_computed_tokens < layout.first_scheduled:
@@ -312,6 +314,11 @@ class Chunks:
                 if live.tags:
                     self._captures.give_up(live)
         return Done(command.number, quality=self._quality.view())
+
+    @property
+    def busy(self) -> bool:
+        """Something is yet to go, which takes a step even if nobody computes."""
+        return self._enabled and self._holdings.is_leaving
 
     def shutdown(self) -> None:
         self._quality.close()

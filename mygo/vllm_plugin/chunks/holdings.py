@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable
 
 from mygo.blend.catalog import VariantCatalog
 from mygo.blend.plan import Match
@@ -15,6 +15,8 @@ from mygo.vllm_plugin.settings import ChunkSettings
 
 HALF_LIFE_REQUESTS = 1000.0
 """A use of a chunk counts half after so many requests."""
+UNHEARD_STEPS = 2
+"""Planned before it is heard what became of the first, at most: one computes, the next may be scheduled."""
 
 
 class Holdings:
@@ -41,6 +43,8 @@ class Holdings:
         """In memory, and of no use to new requests."""
         self._fetching: dict[VariantKey, tuple[Variant, int]] = {}
         """And how many ranks have read their part."""
+        self._completed: deque[list[VariantKey]] = deque([[]], maxlen=UNHEARD_STEPS + 1)
+        """By the step that is being planned, last, and those before it."""
         self.next_step = ChunkStep(home=home)
         """What the workers are told with the next step; whoever plans it fills in the rest."""
         for variant in home.files(rank=0).variants() if home is not None else ():
@@ -81,6 +85,7 @@ class Holdings:
 
     def put(self, variant: Variant) -> None:
         """Workers have a whole chunk once the step that is being planned is computed."""
+        self._completed[-1].append(variant.key)
         if self._home is not None and self._keep_on_disk(variant):
             self.next_step.writes.append(variant)
         self._keep_in_memory(variant)
@@ -155,11 +160,34 @@ class Holdings:
 
     def purge(self, documents: Collection[DocumentTag]) -> None:
         """Let go of these documents, and of all that was computed behind them."""
-        self._leave(self._catalog.purge(documents))
+        gone = frozenset(documents)
+        self._leave(self._catalog.purge(gone))
+        self._stop_fetching(lambda each: each.document in gone or each.birth.has_seen(gone))
 
     def distrust(self) -> None:
         """Let go of all that was computed in sight of what was reused."""
         self._leave(self._catalog.distrust())
+        self._stop_fetching(lambda each: bool(each.birth.blend))
+
+    def _stop_fetching(self, doomed: Callable[[Variant], bool]) -> None:
+        """What still comes from disk is dropped when it is there."""
+        for key, (variant, _) in list(self._fetching.items()):
+            if doomed(variant):
+                del self._fetching[key]
+
+    def distrust_latest(self) -> None:
+        """What the last steps completed may have seen what was not there."""
+        for key in {key for keys in self._completed for key in keys}:
+            self._catalog.drop(key, Tier.HOST)
+            self.drop(key)
+            if self._home is not None:
+                self._catalog.drop(key, Tier.DISK)
+                self.next_step.erased.append(key)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Workers have yet to be told to let go of something."""
+        return bool(self.next_step.erased) or any(not self._in_use[key] for key in self._dropped)
 
     def forget(self) -> None:
         """Let go of everything in memory at once."""
@@ -172,6 +200,7 @@ class Holdings:
     def take_step(self) -> ChunkStep:
         """What is to come and go with the step that has been planned."""
         step, self.next_step = self.next_step, ChunkStep()
+        self._completed.append([])
         step.dropped = [key for key in self._dropped if not self._in_use[key]]
         for key in step.dropped:
             del self._dropped[key]

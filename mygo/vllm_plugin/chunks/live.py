@@ -55,6 +55,8 @@ class Live:
     """Of the prompt's full blocks, if all of it is computed exactly."""
     tags: list[tuple[int, str]] = field(default_factory=list)
     """Where its blocks stop being exact, and what they are shared as from there on."""
+    generation: int = 0
+    """The guard's, of which the tags are."""
     matches: Sequence[Match] = ()
     """Documents that could be reused."""
     plan: BlendPlan | None = None

@@ -52,6 +52,7 @@ class Planner:
         """Decide what is reused. True if the request's blocks got another identity by it."""
         self._plan(live)
         pieces = live.plan.pieces if live.plan is not None else ()
+        live.generation = self._quality.generation
         tags = blend_identity.tags(pieces, self._repair_of(live).method, self._quality.generation)
         if tags == live.tags:
             return False
@@ -154,7 +155,8 @@ class Planner:
 
     def _placed(self, planned: blend.Piece, match: blend.Match, method: Method) -> Piece:
         variant, skipped = match.held.variant, match.offset_tokens
-        count = planned.repair_tokens + skipped if planned.repair_tokens else 0
+        # what was to come exactly, from wherever, may not come after all: then it is computed
+        count = 0 if match.exact else planned.repair_tokens + skipped
         chosen = select(method, variant.tokens, count)
         return Piece(variant.key, planned.start_tokens - skipped, planned.end_tokens, tuple(chosen))
 

@@ -42,6 +42,10 @@ class Workers(RuleBasedStateMachine):
         self.reads: list[list[VariantKey]] = [[] for _ in range(RANKS)]
         self.pinned: list[VariantKey] = []
         self.captured: list[Variant] = []
+        self.completed: list[list[Variant]] = [[], [], []]
+        """By the step that is planned, last, and those before it."""
+        self.purged: set[VariantKey] = set()
+        """And not captured since."""
 
     @rule(number=KEYS)
     def capture(self, number: int) -> None:
@@ -49,6 +53,8 @@ class Workers(RuleBasedStateMachine):
             self.holdings.filling(VARIANTS[number].key)
             self.holdings.put(VARIANTS[number])
             self.captured.append(VARIANTS[number])
+            self.completed[-1].append(VARIANTS[number])
+            self.purged.discard(VARIANTS[number].key)
 
     @rule(number=KEYS)
     def fetch(self, number: int) -> None:
@@ -71,6 +77,7 @@ class Workers(RuleBasedStateMachine):
     def step(self) -> None:
         step = self.holdings.take_step()
         captured, self.captured = self.captured, []
+        self.completed = [*self.completed[1:], []]
         for memory, disk, reads in zip(self.memory, self.disk, self.reads, strict=True):
             if step.forget:
                 memory.clear()
@@ -101,8 +108,21 @@ class Workers(RuleBasedStateMachine):
         self.holdings.purge([gone])
         for variant in VARIANTS:
             if gone in (variant.document, *variant.birth.before):
+                self.purged.add(variant.key)
+
+    @rule()
+    def loads_fail(self) -> None:
+        self.holdings.distrust_latest()
+        for variant in (variant for variants in self.completed for variant in variants):
+            self.purged.add(variant.key)
+
+    @invariant()
+    def what_was_purged_does_not_come_back(self) -> None:
+        """Not from disk, either, where it was being read."""
+        for variant in VARIANTS:
+            if variant.key in self.purged:
                 held = self.holdings._catalog.held(variant.document, {DOMAIN})
-                assert variant not in [each.variant for each in held]
+                assert variant.key not in [each.variant.key for each in held]
 
     @precondition(lambda self: not self.captured and not self.pinned)
     @rule()
