@@ -54,11 +54,13 @@ class ShardServer:
         self._folder = config.cluster.data_dir / "shards" / f"{index}-of-{config.retrieval.shards}"
         scratch = scratch_folder(self._folder / "scratch")
         dimensions, self._fingerprint = await embedder.describe.remote()
-        self._thread = ThreadPoolExecutor(max_workers=2, thread_name_prefix="shard")
+        self._searches = ThreadPoolExecutor(max_workers=2, thread_name_prefix="search")
+        # one at a time, and apart from searches, which must not queue behind an update that waits
+        self._updates = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
         self._rebuilds = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rebuild")
         self._changed = asyncio.Event()
         self._changed.set()
-        restored = await self._in_thread(
+        restored = await self._updating(
             snapshot.load, self._folder, dimensions, index, config.retrieval, self._fingerprint, scratch
         )
         if restored and restored[1] > (await librarian.status.remote())["position"]:
@@ -82,8 +84,8 @@ class ShardServer:
         self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None = None
     ) -> Stage:
         """The final stage alone."""
-        found: Stage = await self._in_thread(self._search, store_ids, vector, k, question)
-        return found
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._searches, self._search, store_ids, vector, k, question)
 
     def _search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None) -> Stage:
         position = self._replayer.position
@@ -116,7 +118,7 @@ class ShardServer:
                         return
                     loop.call_soon_threadsafe(found.put_nowait, replace(stage, position=position))
 
-        searching = loop.run_in_executor(self._thread, search)
+        searching = loop.run_in_executor(self._searches, search)
         try:
             while True:
                 next_stage = asyncio.ensure_future(found.get())
@@ -131,6 +133,7 @@ class ShardServer:
                     return
         finally:
             given_up.set()
+            searching.cancel()  # if it has not begun
 
     async def status(self) -> dict[str, Any]:
         return {"index": self._index, "vectors": len(self._shard), "position": self._replayer.position}
@@ -180,7 +183,7 @@ class ShardServer:
             return
         texts = self._replayer.texts_to_embed(entries)
         vectors = await self._embedder.embed.remote(texts) if texts else None
-        await self._in_thread(self._replayer.apply, entries, vectors)
+        await self._updating(self._replayer.apply, entries, vectors)
         self._changed.set()
         await self._librarian.applied.remote(self._index, self._replayer.position)
         if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
@@ -189,11 +192,11 @@ class ShardServer:
     async def _save(self) -> None:
         async with self._saving:
             position = self._replayer.position  # entries that come meanwhile may be applied again
-            await self._in_thread(snapshot.save, self._shard, position, self._fingerprint, self._folder)
+            await self._updating(snapshot.save, self._shard, position, self._fingerprint, self._folder)
             self._saved_at = position
 
-    async def _in_thread(self, work: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+    async def _updating(self, work: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._updates, work, *args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +247,7 @@ class Retriever:
         """The best ``k`` of all shards that answer in time. Raises Unavailable if none does."""
         merged = ShardStages(len(self._shards), k, query.weights)
         answers = await asyncio.gather(
-            *(
-                asyncio.wait_for(shard.search.remote(*query.arguments(k)), self._timeout_s)
-                for shard in self._shards
-            ),
+            *(self._ask(shard, query.arguments(k)) for shard in self._shards),
             return_exceptions=True,
         )
         for index, answer in enumerate(answers):
@@ -256,6 +256,16 @@ class Retriever:
             else:
                 merged.add(index, answer)
         return _result(merged)
+
+    async def _ask(self, shard: DeploymentHandle, arguments: tuple[Any, ...]) -> Stage:
+        asked = shard.search.remote(*arguments)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer: Stage = await asked
+                return answer
+        except BaseException:
+            asked.cancel()  # nobody waits for it any more
+            raise
 
     @cached_property
     def _streaming(self) -> list[DeploymentHandle]:
@@ -267,7 +277,7 @@ class Retriever:
         Closing the iterator ends the searches. Raises Unavailable if no shard answers.
         """
         merged = ShardStages(len(self._shards), k, query.weights)
-        news: asyncio.Queue[tuple[int, Stage | Exception]] = asyncio.Queue()
+        news: asyncio.Queue[tuple[int, Stage | BaseException]] = asyncio.Queue()
         following = [
             asyncio.create_task(self._follow(index, shard, query.arguments(k), news))
             for index, shard in enumerate(self._streaming)
@@ -275,7 +285,7 @@ class Retriever:
         try:
             while not merged.is_final:
                 index, stage = await news.get()
-                if isinstance(stage, Exception):
+                if isinstance(stage, BaseException):
                     self._lose(merged, index, stage)
                 else:
                     merged.add(index, stage)
@@ -291,23 +301,25 @@ class Retriever:
         index: int,
         shard: DeploymentHandle,
         arguments: tuple[Any, ...],
-        news: asyncio.Queue[tuple[int, Stage | Exception]],
+        news: asyncio.Queue[tuple[int, Stage | BaseException]],
     ) -> None:
         """Pass on a shard's stages until the final one, or why there is none."""
-        stages = shard.stages.remote(*arguments)
+        stages = None
         try:
             async with asyncio.timeout(self._timeout_s):
+                stages = shard.stages.remote(*arguments)
                 async for stage in stages:
                     news.put_nowait((index, stage))
                     if stage.is_final:
                         return
             raise Unavailable("its stages ended before the final one")
-        except Exception as error:
-            stages.cancel()
+        except (Exception, asyncio.CancelledError) as error:
+            if stages is not None:
+                stages.cancel()
             news.put_nowait((index, error))
-        except asyncio.CancelledError:
-            stages.cancel()
-            raise
+            # Ray raises CancelledError here, too, when it was the shard's task that was cancelled
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
 
     def _lose(self, merged: ShardStages, index: int, error: BaseException) -> None:
         logger.warning("shard %d did not answer: %r", index, error)

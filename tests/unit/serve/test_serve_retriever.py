@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from mygo.config import Config, parse
 from mygo.corpus import Upsert
 from mygo.errors import Unavailable
-from mygo.retrieval import SearchResult, Stage, Weights
+from mygo.retrieval import SearchResult, Shard, Stage, Weights, snapshot
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.serve.retriever import Query, Retriever, ShardServer
 from mygo.types import PUBLIC, ContentHash, DocId, Passage, ScoredPassage, StoreId, TenantId
@@ -40,7 +41,7 @@ class Handle:
 
         def remote(*args: Any) -> Any:
             if not self._is_stream:
-                return method(*args)
+                return asyncio.ensure_future(method(*args))
             self._streams.append(Stream(method(*args)))
             return self._streams[-1]
 
@@ -162,6 +163,63 @@ def test_stages_of_a_shard_server_raise_what_the_search_failed_with(tmp_path: Pa
     asyncio.run(check())
 
 
+def test_searches_go_on_while_a_snapshot_is_written_and_an_update_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = threading.Event()
+
+    def save_slowly(shard: Shard, *arguments: Any) -> None:
+        with shard.frozen():
+            written.wait(10)
+
+    async def check() -> None:
+        async with shard_server(tmp_path) as server:
+            monkeypatch.setattr(snapshot, "save", save_slowly)
+            saving = asyncio.create_task(server._save())
+            await asyncio.sleep(0.05)
+            updating = asyncio.create_task(server._updating(server._shard.delete, STORE, DocId("file")))
+            await asyncio.sleep(0.05)
+            try:
+                found = [server.search([STORE], vectors(1)[0], 8) for _ in range(4)]
+                assert [
+                    len(stage.passages) for stage in await asyncio.wait_for(asyncio.gather(*found), 5)
+                ] == [8] * 4
+                assert not saving.done()
+                assert not updating.done()
+            finally:
+                written.set()
+            await asyncio.gather(saving, updating)
+            assert (await server.search([STORE], vectors(1)[0], 8)).passages == ()
+
+    asyncio.run(check())
+
+
+def test_search_that_has_not_begun_never_runs_when_nobody_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        async with shard_server(tmp_path) as server:
+            monkeypatch.setattr(Shard, "search_staged", lambda *arguments: searched.append(arguments))
+            busy = threading.Event()
+            for _ in range(2):
+                server._searches.submit(busy.wait, 10)
+            arguments = [STORE], vectors(1)[0], 8
+            abandoned = [
+                asyncio.create_task(collected(server.stages(*arguments))),
+                asyncio.create_task(server.search(*arguments)),  # type: ignore[arg-type]
+            ]
+            await asyncio.sleep(0.02)
+            for task in abandoned:
+                task.cancel()
+            await asyncio.wait(abandoned)
+            busy.set()
+            await asyncio.to_thread(server._searches.shutdown)
+
+    searched: list[object] = []
+    asyncio.run(check())
+    assert searched == []
+
+
 def has_structure(folder: Path) -> bool:
     return any(folder.rglob("structure-0.npz"))
 
@@ -186,15 +244,20 @@ def scored(doc: str, score: float) -> ScoredPassage:
 class Scripted:
     """A shard that gives these stages; None is a long pause, an error is raised."""
 
-    def __init__(self, *script: Stage | Exception | None) -> None:
+    def __init__(self, *script: Stage | BaseException | None) -> None:
         self._script = script
+        self.was_cancelled = False
 
     async def stages(self, *arguments: Any) -> AsyncIterator[Stage]:
         for step in self._script:
             await asyncio.sleep(0)
             if step is None:
-                await asyncio.sleep(60)
-            elif isinstance(step, Exception):
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    self.was_cancelled = True
+                    raise
+            elif isinstance(step, BaseException):
                 raise step
             else:
                 yield step
@@ -203,6 +266,15 @@ class Scripted:
         stage = [stage async for stage in self.stages()][-1]
         assert stage.is_final
         return stage
+
+
+class Refusing(Scripted):
+    """A handle raises at once, say, when the application is being deleted."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("stages", "search"):
+            raise OSError("gone")
+        return super().__getattribute__(name)
 
 
 def provisional(*passages: ScoredPassage) -> Stage:
@@ -235,16 +307,32 @@ A, B, C = scored("a", 0.9), scored("b", 0.8), scored("c", 0.7)
     [
         (lambda: (Scripted(provisional(B), final(A)), Scripted(final(C))), ()),
         (lambda: (Scripted(final(A)), Scripted(provisional(B), OSError("gone"))), (1,)),
+        (lambda: (Scripted(final(A)), Scripted(provisional(B), asyncio.CancelledError())), (1,)),
+        (lambda: (Scripted(final(A)), Refusing()), (1,)),
         (lambda: (Scripted(final(A)), Scripted(None, final(B))), (1,)),
         (lambda: (Scripted(final(A)), Scripted(provisional(B))), (1,)),
     ],
-    ids=["both answer", "one dies", "one is late", "one ends too soon"],
+    ids=[
+        "both answer",
+        "one dies",
+        "one is cancelled",
+        "one cannot be called",
+        "one is late",
+        "one ends too soon",
+    ],
 )
 def test_last_stage_names_the_shards_that_are_missing(shards: Shards, missing: tuple[int, ...]) -> None:
-    last = retrieve(*shards(), staged=True)[-1]
-    assert last.is_final
-    assert last.missing_shards == missing
-    assert last.passages == ((A,) if missing else (A, C))
+    for staged in (True, False):
+        last = retrieve(*shards(), staged=staged)[-1]
+        assert last.is_final
+        assert last.missing_shards == missing
+        assert last.passages == ((A,) if missing else (A, C))
+
+
+def test_search_of_a_late_shard_is_cancelled() -> None:
+    late = Scripted(None, final(B))
+    assert retrieve(Scripted(final(A)), late, staged=False)[-1].missing_shards == (1,)
+    assert late.was_cancelled
 
 
 def test_stages_come_when_every_shard_has_come_further() -> None:
