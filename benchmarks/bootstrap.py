@@ -55,6 +55,9 @@ class Ratio:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
     @property
     def half_width(self) -> float:
         """Of the interval, as a share of the estimate."""

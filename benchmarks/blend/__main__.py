@@ -24,10 +24,11 @@ from rich.markdown import Markdown
 from benchmarks import arguments as types
 from benchmarks.accept import revision
 from benchmarks.blend.measure import Setting, Task, run
-from benchmarks.blend.report import Target, figures, table, targets
+from benchmarks.blend.report import Target, figures, targets
 from benchmarks.cluster_routing.store import Row, Store
 from benchmarks.tiers.measure import CLIENTS, settle
 from benchmarks.tiers.plan import Setting as Memory
+from benchmarks.tiers.report import table
 from mygo.errors import MygoError
 from mygo.workloads import preset
 

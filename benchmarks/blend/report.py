@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bootstrap import Ratio, ratio
+from benchmarks.bootstrap import ratio
 
 Row = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ def targets(exact: Sequence[Row], blend: Sequence[Row], load: float) -> list[Tar
         Target("computed prompt tokens, of the trace's bound at this size", bound, 1.15, at_most=True),
         Target("computed document tokens, of exact caching's", documents, 0.45, at_most=True),
         Target(
-            f"mean TTFT of exact over ours at {load:g}", ttft.estimate, 1.5, at_most=False, shown=_shown(ttft)
+            f"mean TTFT of exact over ours at {load:g}", ttft.estimate, 1.5, at_most=False, shown=str(ttft)
         ),
     ]
 
@@ -69,11 +69,6 @@ def figures(exact: Sequence[Row], blend: Sequence[Row]) -> list[list[str]]:
     ]
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    bars = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
-    return "\n".join([bars[0], "|" + " --- |" * len(head), *bars[1:]])
-
-
 def _mean_ms(rows: Sequence[Row], key: str) -> float:
     return 1e3 * float(np.mean(np.concatenate([np.atleast_1d(row[key]) for row in rows])))
 
@@ -84,7 +79,3 @@ def _total(rows: Sequence[Row], key: str) -> float:
 
 def _share(rows: Sequence[Row], part: str, whole: str) -> str:
     return f"{_total(rows, part) / _total(rows, whole):.1%}"
-
-
-def _shown(found: Ratio) -> str:
-    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"

@@ -73,28 +73,28 @@ def verdicts(cell: Cell, found: Sequence[Line]) -> list[Verdict]:
         Verdict(
             cell,
             f"goodput >= {LEAST_GOODPUT_RATIO} x the best native policy's",
-            _shown(best.goodput_ratio),
+            str(best.goodput_ratio),
             best.goodput_ratio.estimate / limit.goodput_ratio.estimate,
             best.goodput_ratio.estimate >= LEAST_GOODPUT_RATIO,
         ),
         Verdict(
             cell,
             f"lower bound of native TTFT over ours >= {LEAST_TTFT_RATIO}",
-            _shown(slowest.ttft_ratio),
+            str(slowest.ttft_ratio),
             slowest.ttft_ratio.estimate / limit.ttft_ratio.estimate,
             slowest.ttft_ratio.low >= LEAST_TTFT_RATIO,
         ),
         Verdict(
             cell,
             f"p99 inter-token latency <= {MOST_ITL_RATIO} x native",
-            _shown(jerkiest.itl_ratio),
+            str(jerkiest.itl_ratio),
             jerkiest.itl_ratio.estimate / limit.itl_ratio.estimate,
             jerkiest.itl_ratio.estimate <= MOST_ITL_RATIO,
         ),
         Verdict(
             cell,
             f"mean TTFT >= {LEAST_TTFT_RATIO_TO_PREFIX:g} x better than prefix caching only",
-            _shown(prefix.ttft_ratio),
+            str(prefix.ttft_ratio),
             prefix.ttft_ratio.estimate / limit.ttft_ratio.estimate,
             prefix.ttft_ratio.estimate >= LEAST_TTFT_RATIO_TO_PREFIX,
         ),
@@ -119,7 +119,3 @@ def _line(system: System, ours: Sequence[Row], theirs: Sequence[Row]) -> Line:
 
 def _ours_over_theirs(name: str, ours: Sequence[Row], theirs: Sequence[Row]) -> Ratio:
     return ratio(np.mean, [[row[name]] for row in theirs], [[row[name]] for row in ours])
-
-
-def _shown(found: Ratio) -> str:
-    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"

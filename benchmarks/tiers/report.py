@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.bootstrap import Ratio
 from benchmarks.tiers.compare import Line, Verdict, verdicts
 from benchmarks.tiers.measure import CLIENTS, SLO_FACTOR, Ground
 from benchmarks.tiers.plan import ABLATIONS, SYSTEMS, Cell, Setting
@@ -82,7 +81,7 @@ def markdown(
         "\n".join(f"- `{system.name}`: {system.meaning}" for system in (*SYSTEMS, *ABLATIONS)),
         "## Targets",
         "The limit is what unbounded host memory reaches in our place: no replacement gets further.",
-        _table(
+        table(
             ["cell", "target", "found", "limit", "met"],
             [
                 [
@@ -114,9 +113,9 @@ def _cell(result: CellResult) -> list[str]:
             *(f"{1e3 * seconds:.0f}" for seconds in (line.ttft_mean_s, line.ttft_p50_s, line.ttft_p99_s)),
             f"{1e3 * line.itl_p99_s:.1f}",
             *(f"{100 * line.hits[tier]:.1f}" for tier in ("device", "host", "disk")),
-            _interval(line.ttft_ratio),
-            _interval(line.goodput_ratio),
-            _interval(line.itl_ratio),
+            str(line.ttft_ratio),
+            str(line.goodput_ratio),
+            str(line.itl_ratio),
         ]
         for line in result.lines
     ]
@@ -126,7 +125,7 @@ def _cell(result: CellResult) -> list[str]:
         f"{result.cell.load * ground.saturation_per_s:.2f} a second; "
         f"working set {ground.working_set_tokens:,} tokens, device {ground.device_tokens:,}; a cache without "
         f"bounds would hold {ground.reusable_share:.1%} of the prompts; promise {1e3 * ground.slo_s:.0f} ms.",
-        _table(
+        table(
             [
                 "system",
                 "goodput /s",
@@ -148,23 +147,19 @@ def _cell(result: CellResult) -> list[str]:
 
 def _sustained(preset: str, found: Sequence[Sustained]) -> str:
     head = [preset, "requests/s", "ours / its"]
-    return _table(
+    return table(
         head,
         [
             [
                 f"`{each.system.name}`",
                 f"{each.rate_per_s:.2f}" + (" (at a bound)" if each.bounded_seeds else ""),
-                _interval(each.ratio),
+                str(each.ratio),
             ]
             for each in found
         ],
     )
 
 
-def _interval(found: Ratio) -> str:
-    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     bars = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
     return "\n".join([bars[0], "|" + " --- |" * len(head), *bars[1:]])

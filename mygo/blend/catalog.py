@@ -102,7 +102,7 @@ class VariantCatalog:
         """Forget all variants of these documents, and all that were born behind them: they have seen them.
         The copies that are returned must leave."""
         gone = frozenset(documents)
-        return self._forget(lambda each: each.document in gone or each.birth.has_seen(gone))
+        return self._forget(lambda each: each.has_seen(gone))
 
     def distrust(self) -> list[Held]:
         """Forget all variants that were born in sight of reused ones. What is returned must leave."""

@@ -89,6 +89,10 @@ class Variant:
     it and its own. Any name that is equal for equal domains will do, such as the path's salt."""
     birth: Birth
 
+    def has_seen(self, documents: Collection[DocumentTag]) -> bool:
+        """Whether it is of one of them, or one of them has left something in it."""
+        return self.document in documents or self.birth.has_seen(documents)
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

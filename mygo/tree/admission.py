@@ -8,7 +8,7 @@ little do not wait behind those that take long.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -109,6 +109,11 @@ class AdmissionOrder(Generic[T]):
         number = self._taken[request] = self._numbers.pop(request)
         self._line[number] = None
         self._gaps += 1
+
+    @property
+    def taken(self) -> Iterable[T]:
+        """Those who were taken out since ``settle`` and not given back."""
+        return self._taken.keys()
 
     def give_back(self, request: T) -> bool:
         """One who was taken out was not admitted, and waits again where it did. False: nobody took it out

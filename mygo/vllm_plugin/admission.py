@@ -53,8 +53,6 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
         self._values: dict[Request, float] = {}
         """Of those who may go next; oldest first."""
         self._first: Request | None = None
-        self._popped: list[Request] = []
-        """In this scheduling pass."""
 
     def add_request(self, request: Request) -> None:
         self._order.join(request)
@@ -74,7 +72,6 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
         if self._readmitted:
             return self._readmitted.popleft()
         self._order.take(request)
-        self._popped.append(request)
         self._first = None
         return request
 
@@ -103,11 +100,9 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
 
     def settle(self) -> None:
         """A scheduling pass is over."""
+        for request in self._order.taken:
+            self._values.pop(request, None)
         self._order.settle()
-        for request in self._popped:
-            if request not in self._order:
-                self._values.pop(request, None)
-        self._popped.clear()
         if self._order:
             for request in list(islice(self._values, REAPPRAISED_PER_STEP)):
                 del self._values[request]

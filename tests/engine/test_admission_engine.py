@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,10 @@ from tiny_engine import BLOCK_BYTES, Ask, TinyEngine, save_model, words
 
 from mygo.vllm_plugin.settings import SCHEDULER, TierSettings, engine_arguments
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
 DEVICE_BLOCKS = 24
 TIERS = TierSettings(host_bytes=48 * BLOCK_BYTES, admission_window=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
-        yield
 
 
 @pytest.fixture(scope="module")

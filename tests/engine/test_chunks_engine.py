@@ -25,20 +25,11 @@ from mygo.vllm_plugin import identity
 from mygo.vllm_plugin.chunks import planning
 from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_arguments
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
 CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
 ROUNDING = 2e-4
 """Largest difference of log probabilities between float32 runs that compute in steps of other sizes."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
-        yield
 
 
 @pytest.fixture(scope="module")

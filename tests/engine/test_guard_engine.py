@@ -6,7 +6,6 @@ are the sound ones. Moved ones, of a model whose attention is sharp and without 
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,20 +25,11 @@ from mygo.vllm_plugin.chunks.quality_view import QualityView
 from mygo.vllm_plugin.settings import ChunkSettings, engine_arguments
 from mygo.vllm_plugin.wire import Assess, Observe
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
 CHUNKS = ChunkSettings(host_bytes=2**26, repair_share=0.0, floor_tokens=0, load_gate=False)
 SHADOWS = 50
 """Within which what is broken must be off."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
-        yield
 
 
 def _save_sure_model(folder: Path) -> Path:

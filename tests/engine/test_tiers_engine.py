@@ -18,22 +18,13 @@ from tiny_engine import BLOCK_BYTES, BLOCK_TOKENS, Ask, TinyEngine, save_model, 
 
 from mygo.vllm_plugin.settings import TierSettings, engine_arguments
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
 DEVICE_BLOCKS = 24
 HOST_BYTES = 48 * BLOCK_BYTES
 DISK_BYTES = 160 * BLOCK_BYTES
 SALTS = ("public", "tenant-a", "tenant-b")
 MakeEngine = Callable[[TierSettings], TinyEngine]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
-        yield
 
 
 @pytest.fixture(scope="module")

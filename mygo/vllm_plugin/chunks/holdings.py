@@ -162,7 +162,7 @@ class Holdings:
         """Let go of these documents, and of all that was computed behind them."""
         gone = frozenset(documents)
         self._leave(self._catalog.purge(gone))
-        self._stop_fetching(lambda each: each.document in gone or each.birth.has_seen(gone))
+        self._stop_fetching(lambda each: each.has_seen(gone))
 
     def distrust(self) -> None:
         """Let go of all that was computed in sight of what was reused."""
