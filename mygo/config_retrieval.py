@@ -34,9 +34,13 @@ class RetrievalConfig(Section):
     and passage together, which takes tens of milliseconds of a core per passage. None for none."""
     reranker_candidates: int = Field(default=24, ge=1)
     """Passages that the reranker reads per question, or as many as are asked for if these are more."""
-    stage_s: float = Field(default=0.0, ge=0)
+    stage_s: float = Field(default=0.05, ge=0)
     """Search in stages of about this many seconds, each with a provisional result; 0: in one go. Only `ivf`
     and `ivfpq` have several stages, and only if their searches take at least two of these."""
+    speculations: int = Field(default=8, ge=0)
+    """Prefills for provisional results that an ingress has running at once, where the prediction is that they
+    gain more than they cost; the system prompt's while nothing is found yet counts too. 0 for none. Answers
+    are the same: they wait for the final result. An abort waits for a step (`model.step_tokens`)."""
     index: Literal["flat", "ivf", "ivfpq", "hnsw"] = "ivf"
     """How large stores are searched. `flat`: exactly. `ivf`: only the lists nearest to the question.
     `ivfpq`: the same over compressed vectors, about 0.2 KB of memory each, the best then compared by the

@@ -42,6 +42,29 @@ RETRIEVAL_S = Metric(
     "Embedding the question, searching and merging.",
     buckets=SECONDS,
 )
+PROVISIONAL_RESULTS = Metric(
+    "mygo_provisional_results",
+    Kind.COUNTER,
+    "Results before the final one, by stage and whether no later one named other documents.",
+    ("stage", "final"),
+)
+SPECULATIONS = Metric(
+    "mygo_speculations", Kind.COUNTER, "Prefills that began for documents that retrieval had not confirmed."
+)
+SPECULATED_ANSWERS = Metric(
+    "mygo_speculated_answers",
+    Kind.COUNTER,
+    "Answers with retrieval by what became of such prefills (none, adopted, wrong, failed).",
+    ("outcome",),
+)
+RETRIEVAL_HIDDEN_S = Metric(
+    "mygo_retrieval_hidden_seconds", Kind.COUNTER, "Retrieval that adopted prefills ran beside."
+)
+SPECULATION_WASTED_S = Metric(
+    "mygo_speculation_wasted_seconds",
+    Kind.COUNTER,
+    "Prefill for documents that turned out to be others, without what their answers could reuse.",
+)
 QUEUE_S = Metric(
     "mygo_queue_seconds", Kind.HISTOGRAM, "In the engine's queue before prefill began.", buckets=SECONDS
 )

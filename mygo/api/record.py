@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mygo.api.service import AnswerHead, DocumentOrder, Hit
+from mygo.speculation import Overlap
 from mygo.types import PrefillStats, Reuse, Tier, TokenDelta, TokenLogprob, Uncached
 
 
@@ -103,6 +104,7 @@ class Record:
                 "ttft_s": _rounded(self.ttft_s),
                 "total_s": _rounded(self.clock() - self.started_s),
             },
+            "overlap": _overlap(head.overlap),
             "reuse": self._reuse.value,
             "document_order": self.document_order,
             "worker": head.route.worker,
@@ -127,6 +129,20 @@ def _chunk_tokens(prefill: PrefillStats | None) -> dict[str, int] | None:
     if prefill is None or prefill.chunks is None:
         return None
     return {"loaded": prefill.chunks.loaded_tokens, "repaired": prefill.chunks.repaired_tokens}
+
+
+def _overlap(overlap: Overlap | None) -> dict[str, Any] | None:
+    """How retrieval and prefill overlapped; None without retrieval."""
+    if overlap is None:
+        return None
+    return {
+        "stages": overlap.stages,
+        "settled_stage": overlap.settled_stage,
+        "speculations": overlap.speculations,
+        "outcome": overlap.outcome.value,
+        "hidden_s": _rounded(overlap.hidden_s),
+        "wasted_s": _rounded(overlap.wasted_s),
+    }
 
 
 def _citation(hit: Hit, number: int, *, with_text: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
 from mygo.api.filters import Filter
+from mygo.speculation import Overlap
 from mygo.types import DocId, RequestId, Reuse, Route, Sampling, ScoredPassage, StoreId, TenantId, TokenDelta
 
 T_co = TypeVar("T_co", covariant=True)
@@ -121,6 +122,8 @@ class AnswerHead:
     """What went wrong without failing the request, one sentence each."""
     reuse: Reuse = Reuse.EXACT
     """What deployment, stores and request allow together."""
+    overlap: Overlap | None = None
+    """How retrieval and prefill overlapped; None without retrieval."""
 
 
 class TokenStream(Protocol):

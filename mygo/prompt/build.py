@@ -15,7 +15,7 @@ from mygo.errors import BadRequest
 from mygo.prompt.conversation import Earlier
 from mygo.prompt.encoding import TextEncoder
 from mygo.prompt.order import Document, DocumentOrder, Path, retrieval_order
-from mygo.prompt.template import ChatTemplate, Message, Slot, TurnLayout
+from mygo.prompt.template import ChatTemplate, Layout, Message, Slot, TurnLayout
 from mygo.types import (
     PUBLIC,
     DomainTag,
@@ -87,8 +87,7 @@ class PromptBuilder:
         """
         system, dialogue = self._checked(messages)
         layout = self._template.layout(tuple(message.role for message in dialogue))
-        system_text = self._template.trimmed("system", self._system if system is None else system)
-        head = self._encoder.literal(layout.before) + self._encoder.text(system_text)
+        system_text, head = self._head(layout, system)
         # The gap follows what was asked for, not what fitted, so that the budget need not be solved twice.
         gap = _GAP if self._template.folds_system and (system_text or passages) else ""
         opening = self._encoder.literal(gap + _opening(layout.after))
@@ -101,12 +100,20 @@ class PromptBuilder:
         ranked = [self._document(scored) for scored in passages]
         kept, dropped = _fitting(ranked, room)
 
-        trunk = _Trunk(Path(self._root, PUBLIC))
-        trunk.append(SegmentKind.SYSTEM, head, PUBLIC if system is None else domain)
+        trunk = self._trunk(head, system, domain)
         trunk.append_documents(order(kept, trunk.path))
         trunk.append(SegmentKind.TURN, closing, PUBLIC)
         trunk.append(SegmentKind.TURN, turn, domain)
         return trunk.prompt([document.scored for document in kept], dropped)
+
+    def opening(self, messages: Sequence[Message], *, domain: DomainTag) -> Prompt:
+        """What ``documents_first`` begins with whatever the documents are: the system text.
+
+        Raises BadRequest as documents_first.
+        """
+        system, dialogue = self._checked(messages)
+        layout = self._template.layout(tuple(message.role for message in dialogue))
+        return self._trunk(self._head(layout, system)[1], system, domain).prompt([], [])
 
     def appended(
         self,
@@ -158,6 +165,16 @@ class PromptBuilder:
     def remaining_tokens(self, prompt: Prompt) -> int:
         """How many tokens the context has left for an answer to ``prompt``."""
         return self._max_context_tokens - prompt.tokens
+
+    def _head(self, layout: Layout, system: str | None) -> tuple[str, tuple[int, ...]]:
+        """(system text, the ids of all before the documents)."""
+        text = self._template.trimmed("system", self._system if system is None else system)
+        return text, self._encoder.literal(layout.before) + self._encoder.text(text)
+
+    def _trunk(self, head: tuple[int, ...], system: str | None, domain: DomainTag) -> _Trunk:
+        trunk = _Trunk(Path(self._root, PUBLIC))
+        trunk.append(SegmentKind.SYSTEM, head, PUBLIC if system is None else domain)
+        return trunk
 
     def _document(self, scored: ScoredPassage) -> Document:
         """Without a rank number: its ids must not change when it is ranked elsewhere."""

@@ -145,10 +145,17 @@ class RoutingDesk:
 
         Without any worker, fewer tokens are the best guess: only the order matters.
         """
-        return min(
-            (route_to(each, prompt.tokens).predicted_s for each in self._candidates(prompt, now_s)),
-            default=float(prompt.tokens),
-        )
+        best = self._best(self._candidates(prompt, now_s), prompt)
+        return float(prompt.tokens) if best is None else best.predicted_s
+
+    def quote(self, prompt: Prompt, now_s: float) -> Route | None:
+        """What the best of the workers that take requests would make of a prompt; nothing is booked."""
+        able = [each for each in self._candidates(prompt, now_s) if each.accepting]
+        return self._best(able, prompt)
+
+    def _best(self, candidates: Iterable[Candidate], prompt: Prompt) -> Route | None:
+        routes = (route_to(each, prompt.tokens) for each in candidates)
+        return min(routes, key=lambda route: route.predicted_s, default=None)
 
     def mirror(self, dispatches: Iterable[Dispatch], now_s: float) -> None:
         """Take over what sibling ingress replicas have open. See ``Reservations.mirror``."""

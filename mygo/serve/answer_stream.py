@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from enum import StrEnum
 
-from mygo.serve.dispatch import Generation
+from mygo.serve.dispatch import Generating
 from mygo.types import TokenDelta
 
 
@@ -26,7 +26,7 @@ class Outcome(StrEnum):
 class AnswerStream:
     """Passes a generation on, and tells ``ended`` once how it ended: (outcome, text, token ids)."""
 
-    def __init__(self, generation: Generation, ended: Callable[[Outcome, str, Sequence[int]], None]) -> None:
+    def __init__(self, generation: Generating, ended: Callable[[Outcome, str, Sequence[int]], None]) -> None:
         self._generation = generation
         self._ended: Callable[[Outcome, str, Sequence[int]], None] | None = ended
         self._text: list[str] = []

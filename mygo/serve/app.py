@@ -19,12 +19,13 @@ Arrows are data. Ray Serve deployments, each with its file here:
   ``emulated_worker.py`` stands in for it in load tests: the same, but its engine only takes time.
 - ``directory_server.py``: collects what workers say. Each ingress pulls it into a copy of its own.
 
-Inside the ingress: ``search.py`` (who may read what), the prompt builder of ``mygo/prompt``, and
-``dispatch.py``, which routes from that copy without a remote call, sends (``pinned.py`` makes Ray Serve
-obey), and tries another worker if one dies before the first token.
+Inside the ingress: ``overlapping.py`` (an answer may begin before its search has ended), ``search.py`` (who
+may read what), ``planning.py`` (prompts, by ``mygo/prompt``), and ``dispatch.py``, which routes from that
+copy without a remote call, sends (``pinned.py`` makes Ray Serve obey), and tries another worker if one dies
+before the first token.
 
 Decisions are made by pure rooms that know nothing of Ray: ``mygo/prompt``, ``mygo/directory``,
-``mygo/routing``, ``mygo/tree``. Read ``mygo/types.py`` next.
+``mygo/routing``, ``mygo/speculation``, ``mygo/tree``. Read ``mygo/types.py`` next.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
+from typing import Protocol
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -22,8 +23,10 @@ from mygo.directory import Announcement, Replica
 from mygo.errors import Unavailable, WorkerLost
 from mygo.routing import RoutingDesk
 from mygo.serve.calls import cause, is_loss, unpack
+from mygo.speculation import Quote
 from mygo.types import (
     GenerateRequest,
+    PrefillStats,
     Prompt,
     RequestId,
     Route,
@@ -44,12 +47,33 @@ WORKER_WAIT_S = 30.0
 """How long a request waits for a worker to appear when there is none at all."""
 
 
-class Generation:
+class Generating(Protocol):
     """A generation whose first token is there; iterating yields it first.
 
-    ``aclose`` aborts it in the engine, also if the iteration never began. Not an async generator: one
-    that was never started would skip its clean-up.
+    ``aclose`` aborts it in the engine, also if the iteration never began.
     """
+
+    @property
+    def route(self) -> Route: ...
+
+    @property
+    def attempts(self) -> int: ...
+
+    @property
+    def prefill(self) -> PrefillStats | None:
+        """As far as the engine has told; with the last token it may tell more."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[TokenDelta]: ...
+
+    async def __anext__(self) -> TokenDelta: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Generation:
+    """A ``Generating`` that reads as it is read. Not an async generator: one that was never started would
+    skip its clean-up."""
 
     def __init__(
         self,
@@ -62,7 +86,6 @@ class Generation:
         self.route = route
         self.attempts = attempts
         self.prefill = first.prefill
-        """As far as the engine has told; with the last token it may tell more."""
         self._first: TokenDelta | None = first
         self._stream = stream
         self._over: Callable[[bool], None] | None = over
@@ -159,6 +182,21 @@ class Dispatcher:
     def price_s(self, prompt: Prompt) -> float:
         """See ``RoutingDesk.price_s``."""
         return self._desk.price_s(prompt, self._clock())
+
+    def quote(self, prompt: Prompt) -> Quote | None:
+        """What speculating on ``prompt`` would take; None if no worker takes it."""
+        now_s = self._clock()
+        route = self._desk.quote(prompt, now_s)
+        if route is None:
+            return None
+        prefill_s = route.load_s + route.prefill_s
+        new_tokens = max(1, prompt.tokens - route.predicted_cached_tokens)
+        return Quote(
+            wait_s=route.queue_s,
+            prefill_s=prefill_s,
+            abort_s=prefill_s * min(1.0, self._config.model.step_tokens / new_tokens),
+            open_requests=self._desk.open_requests(route.worker, now_s),
+        )
 
     async def start(self, request: GenerateRequest, prompt: Prompt, text: str) -> Generation:
         """Route, send, and wait for the first token, on another worker if one dies before that.

@@ -67,24 +67,27 @@ class Searcher:
 
         Raises NotFound for a store that is not the tenant's.
         """
-        async with contextlib.aclosing(self.stages(tenant, query, retrieval)) as stages:
+        async with contextlib.aclosing(self.stages(tenant, query, retrieval, staged=False)) as stages:
             async for found in stages:
                 if found.is_final:
                     return found
         raise AssertionError("a search ended without a final stage")
 
-    async def stages(self, tenant: TenantId, query: str, retrieval: Retrieval) -> AsyncGenerator[Found, None]:
+    async def stages(
+        self, tenant: TenantId, query: str, retrieval: Retrieval, *, staged: bool = True
+    ) -> AsyncGenerator[Found, None]:
         """``search`` in stages: what may be shown of what was found so far; the last one ``is_final``.
 
-        Closing the iterator ends the search. With ``retrieval.stage_s`` of 0 there is one stage. A reranker
-        has its say in the last stage only.
+        Closing the iterator ends the search. Not ``staged``, or with ``retrieval.stage_s`` of 0, shards are
+        asked in one go, which costs them less. A reranker has its say in the last stage only.
         """
         if self._reranker is None or not retrieval.rerank:
-            async for found in self._stages(tenant, query, retrieval):
-                yield found
+            async with contextlib.aclosing(self._stages(tenant, query, retrieval, staged)) as stages:
+                async for found in stages:
+                    yield found
             return
         candidates = replace(retrieval, top_k=max(retrieval.top_k, self._candidates), min_score=None)
-        async with contextlib.aclosing(self._stages(tenant, query, candidates)) as stages:
+        async with contextlib.aclosing(self._stages(tenant, query, candidates, staged)) as stages:
             async for found in stages:
                 if found.is_final:
                     yield await self._reranked(self._reranker, query, found, retrieval)
@@ -113,7 +116,7 @@ class Searcher:
         return replace(found, passages=rescored[: retrieval.top_k])
 
     async def _stages(
-        self, tenant: TenantId, query: str, retrieval: Retrieval
+        self, tenant: TenantId, query: str, retrieval: Retrieval, staged: bool
     ) -> AsyncGenerator[Found, None]:
         (reuse, position), vector = await asyncio.gather(
             reply(self._librarian.authorize.remote(tenant, retrieval.store_ids), "librarian"),
@@ -123,7 +126,8 @@ class Searcher:
         asked_for = Query(query, vector, retrieval.store_ids, weights)
         asked = retrieval.top_k
         while True:
-            async with contextlib.aclosing(self._results(tenant, asked_for, asked, position)) as results:
+            searching = self._results(tenant, asked_for, asked, position, staged)
+            async with contextlib.aclosing(searching) as results:
                 async for result in results:
                     found = await self._found(result, retrieval, tuple(reuse))
                     # filters and copies thin it out: ask for more until it is full or there is no more
@@ -135,7 +139,7 @@ class Searcher:
             asked *= 4
 
     async def _results(
-        self, tenant: TenantId, query: Query, k: int, position: int
+        self, tenant: TenantId, query: Query, k: int, position: int, staged: bool
     ) -> AsyncGenerator[SearchResult, None]:
         """``position``: of the journal when the search began."""
         # of the tenant too: a public store must not show, by how fast it answers, what others ask
@@ -144,7 +148,7 @@ class Searcher:
         if known is not None:
             yield known
             return
-        if not self._staged:
+        if not (staged and self._staged):
             result = await self._retriever.search(query, k)
             self._recent.remember(position, scope, query.text, query.vector, result)
             yield result

@@ -17,7 +17,7 @@ from mygo.config import Config
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mygo").rglob("*.py"))
 MAX_LINES = 400
-PURE_ROOMS = ("blend", "prompt", "tree", "directory", "routing")
+PURE_ROOMS = ("blend", "prompt", "tree", "directory", "routing", "speculation")
 IMPURE_CALLS = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 

@@ -175,6 +175,15 @@ def test_system_segment_is_the_same_with_and_without_documents() -> None:
         assert empty.segments[0] == full.segments[0]
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_opening_is_what_every_prompt_of_these_messages_begins_with(name: str) -> None:
+    for messages in ([user("why?")], [Message("system", "Be brief."), user("why?")]):
+        opening = BUILDERS[name].opening(messages, domain=ALICE)
+        for found in ([], [RAIN, SNOW]):
+            prompt = BUILDERS[name].documents_first(messages, found, domain=ALICE)
+            assert prompt.segments[: len(opening.segments)] == opening.segments
+
+
 def test_default_system_text_of_the_template_is_never_used() -> None:
     prompt = make_builder(system="").documents_first([user("why?")], [], domain=ALICE)
     assert "Tiny" not in decode("chatml", prompt)

@@ -121,3 +121,19 @@ def test_desk_forgets_a_reported_queue_once_it_has_sent_the_worker_a_request() -
     routing.first_token(RequestId("a"), 1.0)
     routing.over(RequestId("a"), 1.0)
     assert routing.reserve(RequestId("b"), PROMPT, "", 1.1).worker == worker
+
+
+def test_quote_is_the_route_that_would_be_taken_and_books_nothing() -> None:
+    holder = WORKERS[17]
+    one = desk(holders={holder})
+    quote = one.quote(PROMPT, 0.0)
+    assert quote is not None and quote.worker == holder and quote.predicted_cached_tokens == 672
+    assert one.open_requests(holder, 0.0) == 0 and not one.routed
+    for number in range(4):
+        one.reserve(RequestId(str(number)), PROMPT, "", 0.0)
+    full = one.quote(PROMPT, 0.0)
+    assert full is not None and full.worker != holder, "a full worker takes nothing"
+
+
+def test_quote_is_none_without_a_worker() -> None:
+    assert RoutingDesk(Replica(), RoutingConfig(), 4, random.Random(0)).quote(PROMPT, 0.0) is None

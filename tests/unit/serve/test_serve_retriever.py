@@ -397,5 +397,5 @@ def test_query_asks_for_words_only_when_they_count() -> None:
     assert Query("lynx", vector, [STORE], Weights(1.0, 0.5)).arguments(8)[2:] == (50, "lynx")
 
 
-def test_shipped_settings_search_in_one_go_by_vectors() -> None:
-    assert (Config().retrieval.stage_s, Config().retrieval.text_weight) == (0.0, 0.0)
+def test_shipped_settings_search_by_vectors() -> None:
+    assert Config().retrieval.text_weight == 0.0

@@ -193,6 +193,13 @@ class Stages:
 
         return type("Handle", (), {"stages": type("Method", (), {"remote": staticmethod(Stream)})})
 
+    @property
+    def search(self) -> Any:
+        async def in_one_go(stores: Any, vector: Any, k: int, question: Any) -> Stage:
+            return Stage(tuple(self._passages[:k]), True)
+
+        return type("Method", (), {"remote": staticmethod(in_one_go)})
+
 
 def test_stages_show_only_what_may_be_shown_and_the_last_is_final() -> None:
     """Scenario: a filter leaves too few of the first four, so that a wider search follows."""

@@ -6,7 +6,7 @@ from mygo.api.filters import Comparison
 from mygo.api.service import AnswerRequest, Message, Retrieval
 from mygo.prompt import Conversations
 from mygo.prompt import Message as Turn
-from mygo.serve.ingress import _searched
+from mygo.serve.planning import _searched
 from mygo.types import Prompt, RequestId, Sampling, SegmentKey, StoreId, TenantId
 
 
