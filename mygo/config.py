@@ -271,8 +271,6 @@ class Config(Section):
     def _blend_is_computed(self) -> Config:
         if self.reuse.mode == "blend" and self.workers.device == "emulated":
             raise ValueError("reuse.mode: emulated engines cannot blend; set it to exact")
-        if self.reuse.mode == "blend" and not self.model.enforce_eager:
-            raise ValueError("reuse.mode: compiled models cannot blend; set model.enforce_eager to true")
         if self.reuse.disk_bytes and self.cache.disk_path is None:
             raise ValueError("reuse.disk_bytes: there is no folder for them; set cache.disk_path")
         return self

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny_engine import TinyEngine, save_model
+from tiny_engine import BLOCK_TOKENS, TinyEngine, save_model, words
+
+from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_arguments
 
 Words = tuple[int, ...]
+
+ROUNDING = 2e-4
+"""Largest difference of log probabilities between float32 runs that compute in steps of other sizes."""
 
 
 def save_keen_model(folder: Path) -> Path:
@@ -28,12 +34,12 @@ def save_keen_model(folder: Path) -> Path:
     heads, kv_heads, head = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     generator = torch.Generator().manual_seed(1)
 
-    def random(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:
+    def gaussian(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:
         return torch.randn(rows, columns, generator=generator) * gain / columns**0.5
 
     weights = {
         "model.embed_tokens.weight": torch.randn(config["vocab_size"], hidden, generator=generator),
-        "lm_head.weight": random(config["vocab_size"], hidden),
+        "lm_head.weight": gaussian(config["vocab_size"], hidden),
         "model.norm.weight": torch.ones(hidden),
     }
     for layer in range(layers):
@@ -41,13 +47,13 @@ def save_keen_model(folder: Path) -> Path:
         weights |= {
             at + "input_layernorm.weight": torch.ones(hidden),
             at + "post_attention_layernorm.weight": torch.ones(hidden),
-            at + "self_attn.q_proj.weight": random(heads * head, hidden, 1.5),
-            at + "self_attn.k_proj.weight": random(kv_heads * head, hidden, 1.5),
-            at + "self_attn.v_proj.weight": random(kv_heads * head, hidden),
-            at + "self_attn.o_proj.weight": random(hidden, heads * head, 2.0),
-            at + "mlp.gate_proj.weight": random(config["intermediate_size"], hidden),
-            at + "mlp.up_proj.weight": random(config["intermediate_size"], hidden),
-            at + "mlp.down_proj.weight": random(hidden, config["intermediate_size"]),
+            at + "self_attn.q_proj.weight": gaussian(heads * head, hidden, 1.5),
+            at + "self_attn.k_proj.weight": gaussian(kv_heads * head, hidden, 1.5),
+            at + "self_attn.v_proj.weight": gaussian(kv_heads * head, hidden),
+            at + "self_attn.o_proj.weight": gaussian(hidden, heads * head, 2.0),
+            at + "mlp.gate_proj.weight": gaussian(config["intermediate_size"], hidden),
+            at + "mlp.up_proj.weight": gaussian(config["intermediate_size"], hidden),
+            at + "mlp.down_proj.weight": gaussian(hidden, config["intermediate_size"]),
         }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -213,6 +219,75 @@ class ChunkEngine(TinyEngine):
             return []
         return list(self.core.scheduler.kv_cache_manager.get_block_ids(request.request_id)[0])
 
+    def prompt_kv(self, asked: Asked) -> torch.Tensor:
+        """What the device holds of a prompt's full blocks once it is computed."""
+        request_id = self.ask(asked, max_tokens=2)
+        while not self.running_tokens(request_id) > len(asked.ids):
+            self.step_answers()
+        kv = self.kv(self.blocks(request_id)[: len(asked.ids) // BLOCK_TOKENS])
+        self.drain()
+        return kv
+
     def kv(self, blocks: Sequence[int]) -> torch.Tensor:
         """What the device holds in these blocks: [layers, blocks, ...], as its backend packs it."""
         return torch.stack([cache[list(blocks)] for cache in self.runner.kv_caches])
+
+
+def some_asks(count: int) -> list[Asked]:
+    """Each about documents of its own: a chunk of one is always in the place where it was captured."""
+    system = words(random.Random(1), 45)
+    rng = random.Random(3)
+    return [
+        Asked(
+            system,
+            tuple(words(rng, rng.randrange(40, 110)) for _ in range(4)),
+            words(rng, rng.randrange(3, 30)),
+        )
+        for _ in range(count)
+    ]
+
+
+class Engines:
+    """One at a time: a process has one KV connector."""
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self._made: tuple[Any, ...] = ()
+        self._engine: ChunkEngine | None = None
+
+    def get(
+        self, chunks: ChunkSettings | None, tiers: TierSettings | None = None, **arguments: Any
+    ) -> ChunkEngine:
+        """An empty one; that of the last call if it was made in the same way. None: plain vLLM, no cache."""
+        wanted = (chunks, tiers, *sorted(arguments.items()))
+        if self._engine is None or self._made != wanted:
+            self.close()
+            ours: dict[str, Any] = {"enable_prefix_caching": False}
+            if chunks is not None:
+                ours = engine_arguments(chunks=chunks, tiers=tiers)
+            self._engine = ChunkEngine(self._model, **ours, **arguments)
+            self._made = wanted
+        self._engine.forget()
+        return self._engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+
+def blended(ask: Asked) -> Asked:
+    return replace(ask, reuse="blend")
+
+
+def same(answer: Answer, expected: Answer) -> bool:
+    difference = max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True))
+    return answer.ids[: len(expected.ids)] == expected.ids and difference < ROUNDING
+
+
+def capture(engine: ChunkEngine, asks: list[Asked]) -> None:
+    """Serve them exactly, and keep nothing of them but chunks."""
+    for ask in asks:
+        engine.reset()
+        engine.one_answer(ask)
+    engine.reset()

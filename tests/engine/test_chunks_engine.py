@@ -17,7 +17,18 @@ from typing import Any
 
 import pytest
 import torch
-from chunk_prompts import Answer, Asked, ChunkEngine, Words, save_keen_model, tag_of
+from chunk_prompts import (
+    Answer,
+    Asked,
+    ChunkEngine,
+    Engines,
+    blended,
+    capture,
+    same,
+    save_keen_model,
+    some_asks,
+    tag_of,
+)
 from tiny_engine import BLOCK_TOKENS, KV_BYTES_PER_TOKEN, save_model, words
 
 from mygo.errors import ConfigError
@@ -28,8 +39,6 @@ from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_argume
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
 CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
-ROUNDING = 2e-4
-"""Largest difference of log probabilities between float32 runs that compute in steps of other sizes."""
 
 
 @pytest.fixture(scope="module")
@@ -38,51 +47,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def system() -> Words:
-    return words(random.Random(1), 45)
-
-
-@pytest.fixture(scope="module")
-def asks(system: Words) -> list[Asked]:
-    """Each about documents of its own: a chunk of one is always in the place where it was captured."""
-    rng = random.Random(3)
-    return [
-        Asked(
-            system,
-            tuple(words(rng, rng.randrange(40, 110)) for _ in range(4)),
-            words(rng, rng.randrange(3, 30)),
-        )
-        for _ in range(8)
-    ]
-
-
-class Engines:
-    """One at a time: a process has one KV connector."""
-
-    def __init__(self, model: Path) -> None:
-        self._model = model
-        self._made: tuple[Any, ...] = ()
-        self._engine: ChunkEngine | None = None
-
-    def get(
-        self, chunks: ChunkSettings | None, tiers: TierSettings | None = None, **arguments: Any
-    ) -> ChunkEngine:
-        """An empty one; that of the last call if it was made in the same way. None: plain vLLM, no cache."""
-        wanted = (chunks, tiers, *sorted(arguments.items()))
-        if self._engine is None or self._made != wanted:
-            self.close()
-            ours: dict[str, Any] = {"enable_prefix_caching": False}
-            if chunks is not None:
-                ours = engine_arguments(chunks=chunks, tiers=tiers)
-            self._engine = ChunkEngine(self._model, **ours, **arguments)
-            self._made = wanted
-        self._engine.forget()
-        return self._engine
-
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+def asks() -> list[Asked]:
+    return some_asks(8)
 
 
 @pytest.fixture(scope="module")
@@ -104,23 +70,6 @@ def engine(engines: Engines, plain: dict[Asked, Answer]) -> ChunkEngine:
     return engines.get(CHUNKS, device_blocks=96, step_tokens=64)
 
 
-def blended(ask: Asked) -> Asked:
-    return replace(ask, reuse="blend")
-
-
-def same(answer: Answer, expected: Answer) -> bool:
-    difference = max(abs(a - b) for a, b in zip(answer.logprobs, expected.logprobs, strict=True))
-    return answer.ids[: len(expected.ids)] == expected.ids and difference < ROUNDING
-
-
-def capture(engine: ChunkEngine, asks: list[Asked]) -> None:
-    """Serve them exactly, and keep nothing of them but chunks."""
-    for ask in asks:
-        engine.reset()
-        engine.one_answer(ask)
-    engine.reset()
-
-
 def repair_any(monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
     """Repair any tokens of a chunk, however they lie, but not all."""
 
@@ -133,25 +82,15 @@ def repair_any(monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
 # --- what is loaded ------------------------------------------------------------------------------
 
 
-def _prompt_kv(engine: ChunkEngine, ask: Asked) -> torch.Tensor:
-    """What the device holds of a prompt's full blocks once it is computed."""
-    request_id = engine.ask(ask, max_tokens=2)
-    while not engine.running_tokens(request_id) > len(ask.ids):
-        engine.step_answers()
-    kv = engine.kv(engine.blocks(request_id)[: len(ask.ids) // BLOCK_TOKENS])
-    engine.drain()
-    return kv
-
-
 def test_first_layers_kv_is_bit_equal_when_documents_are_moved(
     engine: ChunkEngine, asks: list[Asked]
 ) -> None:
     ask = asks[0]
     moved = replace(ask, documents=ask.documents[::-1])
-    exact = _prompt_kv(engine, moved)
+    exact = engine.prompt_kv(moved)
     engine.forget()
     capture(engine, [ask])
-    loaded = _prompt_kv(engine, blended(moved))
+    loaded = engine.prompt_kv(blended(moved))
     assert torch.equal(exact[0], loaded[0])
     assert not torch.allclose(exact[-1], loaded[-1], atol=0.1)
 

@@ -92,7 +92,15 @@ def save_model(folder: Path, *, hybrid: bool = False) -> Path:
 class TinyEngine:
     """An LLMEngine in this process, stepped by hand. Needs VLLM_ENABLE_V1_MULTIPROCESSING=0."""
 
-    def __init__(self, model: Path, *, device_blocks: int, step_tokens: int = 256, **arguments: Any) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        device_blocks: int,
+        step_tokens: int = 256,
+        enforce_eager: bool = True,
+        **arguments: Any,
+    ) -> None:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -102,7 +110,7 @@ class TinyEngine:
                 load_format="auto" if (model / "model.safetensors").exists() else "dummy",
                 skip_tokenizer_init=True,
                 dtype="float32",
-                enforce_eager=True,
+                enforce_eager=enforce_eager,
                 block_size=BLOCK_TOKENS,
                 # one block is vLLM's placeholder
                 kv_cache_memory_bytes=(device_blocks + 1) * BLOCK_BYTES,

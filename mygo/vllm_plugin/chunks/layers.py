@@ -30,8 +30,9 @@ ROTARY_CLASSES = (
 )
 """Those that turn a key by its position alone, whatever the length of the prompt."""
 
-BACKENDS = ("CPU_ATTN",)
-"""They must take more rows of attention than there are requests, and write KV apart from reading it."""
+BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")
+"""They take more rows of attention than there are requests, and write KV apart from reading it. FLASHINFER
+plans in buffers for as many rows as requests."""
 
 
 class Layers:
@@ -53,10 +54,10 @@ class Layers:
             backend = module.attn_backend.get_name()
             if backend not in BACKENDS:
                 raise ConfigError(
-                    f"chunks.host_bytes: attention is computed by {backend}, and chunk reuse was tested with "
-                    f"{', '.join(BACKENDS)} only: set it to 0 for this engine"
+                    f"chunks.host_bytes: attention is computed by {backend}, and chunk reuse needs one of "
+                    f"{', '.join(BACKENDS)}: set the engine's attention_backend, or host_bytes to 0"
                 )
-            if module.impl.sliding_window not in (None, -1):
+            if module.impl.sliding_window not in (None, -1, (-1, -1)):
                 raise ConfigError(
                     f"chunks.host_bytes: {name} has a sliding window, which chunk reuse was not tested with: "
                     "set it to 0 for this model"

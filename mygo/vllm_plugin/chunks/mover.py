@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.distributed import get_tensor_model_parallel_rank
+from vllm.forward_context import get_forward_context
 
 from mygo.blend.variants import VariantKey
 from mygo.vllm_plugin.chunks.deviations import Deviations
@@ -50,6 +51,14 @@ class ChunkMover:
             return prepared
 
         runner._prepare_inputs = prepare_and_tap
+        compute = runner._model_forward
+
+        def compute_tappable(*arguments: Any, **rest: Any) -> Any:
+            # compiled code and CUDA graphs do not run the hooks of modules
+            get_forward_context().skip_compiled = self._tap is not None
+            return compute(*arguments, **rest)
+
+        runner._model_forward = compute_tappable
 
     def begin(self, step: ChunkStep) -> None:
         """A step is about to be computed."""

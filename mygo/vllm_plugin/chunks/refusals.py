@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vllm.config import CompilationMode, VllmConfig
+from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
 
 from mygo.errors import ConfigError
@@ -41,8 +41,6 @@ def _reasons(config: VllmConfig, kv_cache_config: KVCacheConfig) -> Iterator[str
         yield "speculative decoding"
     if cache.cache_dtype not in ("auto", str(model.dtype).removeprefix("torch.")):
         yield f"KV of type {cache.cache_dtype} in a model of {model.dtype}"
-    if config.compilation_config.mode != CompilationMode.NONE:
-        yield "a compiled model: set enforce_eager"
     if config.use_v2_model_runner:
         yield "vLLM's second model runner: set VLLM_USE_V2_MODEL_RUNNER=0"
     if parallel.worker_cls != CHUNK_WORKER:

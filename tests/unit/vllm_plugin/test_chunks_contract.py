@@ -76,15 +76,22 @@ def test_attention_layers_call_their_rotary_module_with_positions_query_and_key(
     from vllm.model_executor.models.qwen2 import Qwen2Attention
     from vllm.model_executor.models.qwen3 import Qwen3Attention
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
+    from vllm.v1.attention.backends.flash_attn import FlashAttentionImpl
+    from vllm.v1.attention.backends.triton_attn import TritonAttentionImpl
 
     for attention in (LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention):
         source = inspect.getsource(attention.forward)
         assert source.index("self.rotary_emb(positions, q, k)") < source.index("self.attn(q, k, v)")
-    assert _parameters(CPUAttentionBackendImpl.do_kv_cache_update) == [
-        "self",
-        "layer",
-        "key",
-        "value",
-        "kv_cache",
-        "slot_mapping",
-    ]
+    for backend in (CPUAttentionBackendImpl, FlashAttentionImpl, TritonAttentionImpl):
+        arguments = ["self", "layer", "key", "value", "kv_cache", "slot_mapping"]
+        assert _parameters(backend.do_kv_cache_update) == arguments
+
+
+def test_compiled_models_compute_without_compiled_code_when_a_step_says_so() -> None:
+    from vllm.compilation import decorators
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    call = inspect.getsource(decorators._support_torch_compile)
+    assert "get_forward_context().skip_compiled:\n            return self.forward(*args, **kwargs)" in call
+    step = inspect.getsource(GPUModelRunner.execute_model)
+    assert step.index("skip_compiled=") < step.index("self._model_forward(")

@@ -13,6 +13,7 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.rotary_embedding import Llama3RotaryEmbedding, RotaryEmbedding
 
+from mygo.errors import ConfigError
 from mygo.vllm_plugin.chunks.layers import Layers
 
 LAYERS, HEADS, HEAD_SIZE, SLOTS = 3, 4, 8, 32
@@ -116,3 +117,26 @@ def test_ranks_keep_what_one_rank_would_when_each_takes_its_own_heads(ranks: tup
     assert torch.equal(together, taken(whole))
     assert torch.equal(together[:, 0], keys[:, rows]), "as they were before they were turned"
     assert torch.equal(together[:, 1], values[:, rows])
+
+
+def test_backends_that_plan_a_row_per_request_are_refused(ranks: tuple[Rank, list[Rank]]) -> None:
+    model = ranks[0].model
+    for name in ("FLASH_ATTN", "TRITON_ATTN"):
+        model[0].attn.attn_backend.get_name = lambda name=name: name
+        assert len(Layers(model)) == LAYERS
+    model[0].attn.attn_backend.get_name = lambda: "FLASHINFER"
+    with pytest.raises(ConfigError, match=r"FLASHINFER.* FLASH_ATTN, TRITON_ATTN: set .*attention_backend"):
+        Layers(model)
+
+
+@pytest.mark.parametrize(("window", "works"), [(None, True), (-1, True), ((-1, -1), True), ((511, 0), False)])
+def test_sliding_windows_are_refused_however_a_backend_says_them(
+    window: object, works: bool, ranks: tuple[Rank, list[Rank]]
+) -> None:
+    model = ranks[0].model
+    model[1].attn.impl.sliding_window = window
+    if works:
+        assert len(Layers(model)) == LAYERS
+    else:
+        with pytest.raises(ConfigError, match="sliding window"):
+            Layers(model)

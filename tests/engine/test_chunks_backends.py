@@ -1,0 +1,161 @@
+"""Chunk reuse over the attention backends of GPUs, without a GPU.
+
+All of their Python runs as it is: how they lay KV out, write it, and build metadata. Only their kernels are
+replaced, by ones of torch that do what theirs say. What a kernel does beyond that cannot be seen here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from chunk_prompts import (
+    Answer,
+    Asked,
+    ChunkEngine,
+    Engines,
+    blended,
+    capture,
+    same,
+    save_keen_model,
+    some_asks,
+)
+from vllm.platforms.cpu import CpuPlatform
+from vllm.v1.attention import selector
+from vllm.v1.attention.backends import flash_attn, triton_attn
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+from mygo.vllm_plugin.chunks import planning
+from mygo.vllm_plugin.settings import ChunkSettings
+
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
+
+CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
+
+
+def write_cache(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slots: torch.Tensor,
+    *_: Any,
+) -> None:
+    """[tokens, heads, size] into [blocks, block tokens, heads, size], at slots that are not -1."""
+    block_tokens = key_cache.shape[1]
+    used = slots >= 0
+    at = slots[used] // block_tokens, slots[used] % block_tokens
+    key_cache[at] = keys[: len(slots)][used]
+    value_cache[at] = values[: len(slots)][used]
+
+
+def attend(
+    *,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    seqused_k: torch.Tensor,
+    block_table: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    softmax_scale: float,
+    causal: bool,
+    **_: Any,
+) -> torch.Tensor:
+    """A row's last query sees its first ``seqused_k`` keys; each one before it sees one less."""
+    assert causal and len(block_table) == len(seqused_k) == len(cu_seqlens_q) - 1
+    shared = q.shape[1] // k.shape[2]
+    bounds = cu_seqlens_q.tolist()
+    for start, end, keys, blocks in zip(bounds, bounds[1:], seqused_k.tolist(), block_table, strict=False):
+        assert end - start <= max_seqlen_q and keys <= max_seqlen_k
+        held = k[blocks.long()].flatten(0, 1)[:keys], v[blocks.long()].flatten(0, 1)[:keys]
+        key, value = (each.repeat_interleave(shared, dim=1).transpose(0, 1) for each in held)
+        seen = torch.ones(end - start, keys, dtype=torch.bool).tril(keys - (end - start))
+        out[start:end] = torch.nn.functional.scaled_dot_product_attention(
+            q[start:end].transpose(0, 1), key, value, attn_mask=seen, scale=softmax_scale
+        ).transpose(0, 1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def asks() -> list[Asked]:
+    return some_asks(4)
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    engines = Engines(save_keen_model(tmp_path_factory.mktemp("keen-model")))
+    yield engines
+    engines.close()
+
+
+@pytest.fixture(scope="module")
+def plain(engines: Engines, asks: list[Asked]) -> dict[Asked, Answer]:
+    """What vLLM answers without a cache, over the backend of CPUs."""
+    engine = engines.get(None, device_blocks=64)
+    return {ask: engine.one_answer(ask) for ask in asks}
+
+
+@pytest.fixture(scope="module", params=["FLASH_ATTN", "TRITON_ATTN"])
+def engine(
+    request: pytest.FixtureRequest, engines: Engines, plain: dict[Asked, Answer]
+) -> Iterator[ChunkEngine]:
+    with pytest.MonkeyPatch.context() as patch:
+        backend = AttentionBackendEnum[request.param]
+        patch.setattr(CpuPlatform, "get_attn_backend_cls", classmethod(lambda *_, **__: backend.get_path()))
+        # vLLM remembers what it chose
+        patch.setattr(selector, "_cached_get_attn_backend", selector._cached_get_attn_backend.__wrapped__)
+        patch.setattr(flash_attn, "get_flash_attn_version", lambda *_, **__: 2)
+        patch.setattr(flash_attn, "flash_attn_supports_quant_query_input", lambda: False)
+        patch.setattr(flash_attn, "flash_attn_varlen_func", attend, raising=False)
+        patch.setattr(flash_attn, "reshape_and_cache_flash", write_cache, raising=False)
+        patch.setattr(triton_attn, "unified_attention", attend)
+        patch.setattr(triton_attn, "triton_reshape_and_cache_flash", write_cache)
+        engine = engines.get(CHUNKS, device_blocks=96, step_tokens=64)
+        assert engine.runner.attn_groups[0][0].backend.get_name() == request.param
+        yield engine
+        engines.close()
+
+
+def test_answers_are_plain_vllms_when_any_tokens_are_repaired_in_place(
+    engine: ChunkEngine,
+    asks: list[Asked],
+    plain: dict[Asked, Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = random.Random(5)
+    capture(engine, asks)
+
+    def select(method: object, tokens: int, count: int) -> list[int]:
+        return sorted(rng.sample(range(tokens), k=rng.randrange(tokens)))
+
+    monkeypatch.setattr(planning, "select", select)
+    steps = len(engine.mover_steps)
+    for _ in range(4):
+        batch = [rng.choice([ask, blended(ask), blended(ask)]) for ask in rng.choices(asks, k=5)]
+        for ask, answer in zip(batch, engine.answer(batch), strict=True):
+            assert same(answer, plain[replace(ask, reuse="exact")]), ask
+        engine.reset()
+    told = engine.mover_steps[steps:]
+    assert any(step.positions and step.loads for step in told)
+
+
+def test_first_layers_kv_is_bit_equal_when_documents_are_moved(
+    engine: ChunkEngine, asks: list[Asked]
+) -> None:
+    moved = replace(asks[1], documents=asks[1].documents[::-1])
+    held: list[torch.Tensor] = []
+    for ask in (moved, blended(moved)):
+        engine.forget()
+        if ask.reuse == "blend":
+            capture(engine, asks[1:2])
+        held.append(engine.prompt_kv(ask))
+    exact, loaded = held
+    assert torch.equal(exact[0], loaded[0])
+    assert not torch.allclose(exact[-1], loaded[-1], atol=0.1)
