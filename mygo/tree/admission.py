@@ -7,9 +7,10 @@ little do not wait behind those that take long.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 DUE_FACTOR = 5.0
@@ -52,19 +53,25 @@ class AdmissionOrder(Generic[T]):
 
     Who is admitted leaves a gap in the line until all who came before are gone, too. So the gaps behind a
     request are those who overtook it, and nobody has more of them behind than the first who waits: when these
-    are ``window``, it goes next. That costs no counters and no walk through the line.
+    are ``window``, it goes next. That costs no counters and no walk through the line: whatever is asked or
+    told takes O(window + log n) for n who wait or were taken out.
     """
 
     def __init__(self, window: int) -> None:
         """``window``: how often a request may be overtaken; 0 for first come, first served."""
         self._window = window
-        self._line: OrderedDict[int, T | None] = OrderedDict()
-        """By number of arrival; None is a gap."""
+        self._waiting: dict[int, T] = {}
+        """By number of arrival."""
         self._numbers: dict[T, int] = {}
         """Of those who wait."""
+        self._near: list[int] = []
+        """Numbers of the first ``window + 1`` who wait, sorted."""
+        self._behind: list[int] = []
+        """A heap of the other numbers. Who leaves from there is dropped when its number comes up."""
+        self._gaps: list[int] = []
+        """Numbers, sorted."""
         self._taken: dict[T, int] = {}
         """Those who were taken out since ``settle``, and may come back."""
-        self._gaps = 0
         self._joined = 0
 
     def __len__(self) -> int:
@@ -72,43 +79,42 @@ class AdmissionOrder(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """Those who wait, in the order in which they came."""
-        return (each for each in self._line.values() if each is not None)
+        return (self._waiting[number] for number in sorted(self._waiting))
 
     def __contains__(self, request: object) -> bool:
         return request in self._numbers
 
     def __repr__(self) -> str:
-        return f"AdmissionOrder(window={self._window}, waiting={len(self)}, gaps={self._gaps})"
+        return f"AdmissionOrder(window={self._window}, waiting={len(self)}, gaps={len(self._gaps)})"
 
     def join(self, request: T) -> None:
         """A request that does not wait yet comes last."""
         self._joined += 1
-        self._numbers[request] = self._joined
-        self._line[self._joined] = request
+        self._wait(request, self._joined)
+
+    @property
+    def candidates(self) -> list[T]:
+        """Who may go next, ``window + 1`` at most, in the order in which they came."""
+        return [self._waiting[number] for number in self._near]
+
+    @property
+    def overdue(self) -> T | None:
+        """Who must go next, because it was overtaken as often as anybody may be. None: nobody."""
+        if not self._near or len(self._gaps) - self._leading_gaps() < self._window:
+            return None
+        return self._waiting[self._near[0]]
 
     def first(self, worth: Callable[[T], float]) -> T | None:
         """Who should be admitted next: the one that is ``worth`` most, and came first among equals, unless
-        somebody was overtaken too often. None: nobody waits. Asks for the worth of ``window + 1`` at most."""
-        candidates: list[T] = []
-        leading_gaps = 0
-        for request in self._line.values():
-            if request is not None:
-                candidates.append(request)
-                if len(candidates) > self._window:
-                    break
-            elif not candidates:
-                leading_gaps += 1
-        if not candidates:
-            return None
-        if self._gaps - leading_gaps >= self._window:
-            return candidates[0]
-        return max(candidates, key=worth)
+        somebody is ``overdue``. None: nobody waits. Asks for the worth of ``candidates`` only."""
+        overdue = self.overdue
+        return overdue if overdue is not None else max(self.candidates, key=worth, default=None)
 
     def take(self, request: T) -> None:
         """One who waits is taken out, to be admitted."""
-        number = self._taken[request] = self._numbers.pop(request)
-        self._line[number] = None
-        self._gaps += 1
+        number = self._taken[request] = self._numbers[request]
+        self._remove(request)
+        insort(self._gaps, number)
 
     @property
     def taken(self) -> Iterable[T]:
@@ -121,16 +127,14 @@ class AdmissionOrder(Generic[T]):
         number = self._taken.pop(request, None)
         if number is None:
             return False
-        self._numbers[request] = number
-        self._line[number] = request
-        self._gaps -= 1
+        del self._gaps[bisect_left(self._gaps, number)]
+        self._wait(request, number)
         return True
 
     def leave(self, request: T) -> None:
         """A request is gone without being admitted. Ignored for those who do not wait."""
-        number = self._numbers.pop(request, None)
-        if number is not None:
-            del self._line[number]
+        if request in self._numbers:
+            self._remove(request)
             if not self._taken:
                 self._close()
 
@@ -141,11 +145,33 @@ class AdmissionOrder(Generic[T]):
         self._close()
         return admitted
 
+    def _wait(self, request: T, number: int) -> None:
+        self._numbers[request] = number
+        self._waiting[number] = request
+        if len(self._near) <= self._window or number < self._near[-1]:
+            insort(self._near, number)
+            if len(self._near) > self._window + 1:
+                number = self._near.pop()
+            else:
+                return
+        heappush(self._behind, number)
+
+    def _remove(self, request: T) -> None:
+        number = self._numbers.pop(request)
+        del self._waiting[number]
+        if not self._near or number > self._near[-1]:
+            return
+        del self._near[bisect_left(self._near, number)]
+        while self._behind and len(self._near) <= self._window:
+            number = heappop(self._behind)
+            # one that left from behind and was given back is there twice
+            if number in self._waiting and number not in self._near[-1:]:
+                self._near.append(number)
+
+    def _leading_gaps(self) -> int:
+        """How many gaps are before all who wait."""
+        return bisect_left(self._gaps, self._near[0]) if self._near else len(self._gaps)
+
     def _close(self) -> None:
         """Gaps before all who wait have overtaken nobody any more."""
-        while self._line:
-            number = next(iter(self._line))
-            if self._line[number] is not None:
-                return
-            del self._line[number]
-            self._gaps -= 1
+        del self._gaps[: self._leading_gaps()]

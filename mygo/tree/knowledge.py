@@ -307,7 +307,7 @@ class KnowledgeTree:
             accessed_at=tail.accessed_at,
             computed=tail.computed,
             computed_s_per_token=tail.computed_s_per_token,
-            awaited_by=dict(tail.awaited_by),
+            awaited_by=list(tail.awaited_by),
         )
         for block, place in zip(moved, places, strict=True):
             self._places[block] = place._replace(node=head)

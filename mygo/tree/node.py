@@ -11,6 +11,9 @@ from mygo.types import Tier
 Block = bytes
 """Names a block of KV *and everything before it*, as vLLM's block hashes do: equal blocks, equal paths."""
 
+Turn = tuple[float, int]
+"""When a waiting request is expected to be admitted, the least first: its rank, and when it came."""
+
 
 @dataclass(eq=False, slots=True)
 class Node:
@@ -42,8 +45,8 @@ class Node:
     """Admissions for which it was not, or not wholly, cached."""
     computed_s_per_token: float = 0.0
     """Sum over those of the request's prefill seconds per newly computed token."""
-    awaited_by: dict[int, None] = field(default_factory=dict)
-    """Waiting requests for which it is protected, by their place in the queue, earliest first."""
+    awaited_by: list[Turn] = field(default_factory=list)
+    """Waiting requests for which it is protected, the one that is expected first at the front."""
     awaited_tokens: int = 0
     """What it takes of the look-ahead budget."""
 

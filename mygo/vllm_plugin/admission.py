@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from itertools import islice
+from math import inf
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -45,9 +46,14 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
     end; ``settle`` must be called after that.
     """
 
-    def __init__(self, window: int, worth: Callable[[Request], float]) -> None:
+    def __init__(
+        self, window: int, worth: Callable[[Request], float], expect: Callable[[str, float], None]
+    ) -> None:
+        """``expect`` is told who is expected when: a request's id and its rank, the least first. Whoever has
+        none yet is expected last."""
         self._order: AdmissionOrder[Request] = AdmissionOrder(window)
         self._worth = worth
+        self._expect = expect
         self._readmitted: deque[Request] = deque()
         """Preempted ones, and those whose load failed."""
         self._values: dict[Request, float] = {}
@@ -99,16 +105,18 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
         self._first = None
 
     def settle(self) -> None:
-        """A scheduling pass is over."""
-        for request in self._order.taken:
-            self._values.pop(request, None)
+        """A scheduling pass is over. Who may go next is appraised now, whether or not the next pass has room
+        for anybody: what they wait for is to be kept and read meanwhile."""
         self._order.settle()
-        if self._order:
-            for request in list(islice(self._values, REAPPRAISED_PER_STEP)):
-                del self._values[request]
-        else:
-            self._values.clear()
         self._first = None
+        candidates = dict.fromkeys(self._order.candidates)
+        kept = islice(self._values.items(), REAPPRAISED_PER_STEP, None)
+        self._values = {request: value for request, value in kept if request in candidates}
+        for request in candidates:
+            self._value(request)
+        overdue = self._order.overdue
+        if overdue is not None:
+            self._expect(overdue.request_id, -inf)
 
     def __bool__(self) -> bool:
         return bool(self._readmitted) or bool(self._order)
@@ -125,6 +133,7 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
         value = self._values.get(request)
         if value is None:
             value = self._values[request] = self._worth(request)
+            self._expect(request.request_id, -value)
         return value
 
 
@@ -149,7 +158,9 @@ class _Admission:
         self._queue: OrderedQueue | None = None
         if settings.admission_window and self.policy is SchedulingPolicy.FCFS:
             worth = ORDERS[settings.admission]
-            self._queue = OrderedQueue(settings.admission_window, lambda each: worth(self._appraise(each)))
+            self._queue = OrderedQueue(
+                settings.admission_window, lambda each: worth(self._appraise(each)), connector.expect
+            )
             self.waiting = self._queue
         elif settings.admission_window:
             logger.warning(

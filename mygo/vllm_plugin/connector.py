@@ -100,6 +100,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._siblings = SiblingHold(self._cache)
         self._tiers = self._make_tiers(kv_cache_manager)
         self.appraise = self._tiers.appraise
+        self.expect = self._tiers.keeper.tree.waiting.expect
         self._cache.when_cleared(self._tiers.cleared)
         self._chunks = self._make_chunks(kv_cache_manager)
         self._ledger = Ledger(self._cache.block_tokens, self._tier_of, self._cache.event_id)

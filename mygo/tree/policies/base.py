@@ -48,6 +48,10 @@ class Policy(Protocol):
         ``head``, which is inserted by this call. ``tail`` may be left with nothing and removed next."""
 
 
+Rank = float | tuple[float, ...]
+"""One heap has ranks of one of these kinds."""
+
+
 class LazyHeap:
     """Nodes by rank, least first, equal ranks in the order of their pushes.
 
@@ -56,8 +60,8 @@ class LazyHeap:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Node]] = []
-        self._current: dict[Node, tuple[float, int, Node]] = {}
+        self._heap: list[tuple[Rank, int, Node]] = []
+        self._current: dict[Node, tuple[Rank, int, Node]] = {}
         self._pushes = 0
 
     def __len__(self) -> int:
@@ -69,7 +73,7 @@ class LazyHeap:
     def __iter__(self) -> Iterator[Node]:
         return iter(self._current)
 
-    def push(self, node: Node, rank: float) -> None:
+    def push(self, node: Node, rank: Rank) -> None:
         """Add the node, or move it to another rank."""
         self._pushes += 1
         entry = self._current[node] = (rank, self._pushes, node)

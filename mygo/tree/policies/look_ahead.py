@@ -26,8 +26,8 @@ class LookAhead:
 
     def expose(self, node: Node) -> None:
         if node.awaited_by:
-            earliest = next(iter(node.awaited_by))
-            self._awaited.push(node, -earliest)
+            rank, came = node.awaited_by[0]
+            self._awaited.push(node, (-rank, -came))
         else:
             self._policy.expose(node)
 

@@ -1,7 +1,7 @@
 """Brings what waiting requests need from disk to host memory while they wait (PCR, arXiv 2603.23049).
 
 vLLM looks for a request's KV only when its turn comes; behind a full batch the drive would idle until
-then. Here the first waiting requests begin their reads at once, earliest admission first, if that harms
+then. Here those who are expected to be admitted first begin their reads at once, in that order, if it harms
 nobody (Cao et al., SIGMETRICS 1995): never by pushing out what waiting requests have in host memory, and
 never more than is worth loading. At its turn, vLLM looks again.
 """
@@ -31,9 +31,9 @@ class Prefetch:
         wait_s: Callable[[str], float],
         clock: Callable[[], float],
     ) -> None:
-        """``waiting``: ids in admission order. ``wanted``: a request's blocks that are worth reading from
-        disk, in prompt order. ``free_blocks``: host blocks that nobody would miss. ``wait_s``: predicted
-        seconds that a request takes of the engine."""
+        """``waiting``: ids in the order in which they are expected to be admitted. ``wanted``: a request's
+        blocks that are worth reading from disk, in prompt order. ``free_blocks``: host blocks that nobody
+        would miss. ``wait_s``: predicted seconds that a request takes of the engine."""
         self._manager = manager
         self._waiting = waiting
         self._wanted = wanted

@@ -4,13 +4,17 @@ arrivals."""
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from mygo.tree import admission
 from mygo.tree.admission import DUE_FACTOR, ORDERS, AdmissionOrder, Appraisal, due, ratio
 
 WINDOW = 3
@@ -89,6 +93,7 @@ class _Naive(RuleBasedStateMachine):
         assert list(self.order) == [each.name for each in self.waiting]
         assert len(self.order) == len(self.waiting)
         assert self.order.first(self._worth) == self._expected()
+        assert self.order.candidates == [each.name for each in self.waiting[: WINDOW + 1]]
 
 
 TestOrderAgreesWithNaiveModelWhenOperationsAreRandom = _Naive.TestCase
@@ -171,6 +176,40 @@ def test_first_asks_for_no_more_than_the_window_when_many_wait() -> None:
 
     assert order.first(worth) == 0  # the first among equals
     assert asked == list(range(9))
+
+
+def _lines_run(passed_over: int) -> int:
+    """Lines of the order's code that run when an engine passes over so many requests at once."""
+    order: AdmissionOrder[int] = AdmissionOrder(8)
+    for request in range(passed_over):
+        order.join(request)
+    lines = 0
+
+    def count(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != admission.__file__:
+            return None
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        skipped: list[int] = []
+        while (request := order.first(float)) is not None:
+            order.take(request)
+            skipped.append(request)
+        for request in skipped:
+            assert order.give_back(request)
+        order.settle()
+    finally:
+        sys.settrace(before)
+    assert list(order) == list(range(passed_over))
+    return lines
+
+
+def test_passing_over_ten_times_as_many_takes_ten_times_as_much() -> None:
+    assert _lines_run(2_000) < 11 * _lines_run(200)
 
 
 def test_order_keeps_no_trace_of_the_admitted_when_all_are_gone() -> None:

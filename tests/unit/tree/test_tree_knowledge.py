@@ -57,7 +57,7 @@ def test_split_node_keeps_what_was_known_of_it() -> None:
     assert tree.cost_s_per_token(head) == tree.cost_s_per_token(tail) == prefill_s(0, 40) / 40
     tree.finished("r2")
     tree.finished("r3")
-    assert (head.live, tail.live, head.awaited_by, tail.awaited_by) == (0, 0, {}, {})
+    assert (head.live, tail.live, head.awaited_by, tail.awaited_by) == (0, 0, [], [])
 
 
 def test_access_counts_once_when_a_request_is_preempted_and_resumed() -> None:
@@ -165,13 +165,36 @@ def test_look_ahead_protects_the_earliest_when_the_budget_is_short() -> None:
     assert [bool(node_of(tree, text).awaited_by) for text in ("aa", "bb", "cc")] == [False, False, True]
 
 
+def test_look_ahead_protects_who_is_expected_first_when_that_is_not_who_came_first() -> None:
+    tree = tree_of(lookahead_tokens=30)
+    shelf = shelf_of(tree)
+    for number, text in enumerate(("aa", "bb", "cc")):
+        serve(tree, shelf, f"old{number}", text)
+    for text in ("aa", "bb", "cc"):
+        begin(tree, text, text)
+
+    def protected() -> list[str]:
+        return [text for text in ("aa", "bb", "cc") if node_of(tree, text).awaited_by]
+
+    tree.waiting.expect("cc", 2.0)
+    assert protected() == ["cc"] and [name for name, _ in tree.waiting] == ["cc", "aa", "bb"]
+    tree.waiting.expect("bb", 1.0)
+    assert protected() == ["bb"] and tree.waiting.protected_tokens == 20
+    tree.waiting.expect("bb", 3.0)
+    assert protected() == ["cc"] and [name for name, _ in tree.waiting] == ["cc", "bb", "aa"]
+    tree.waiting.expect("nobody", 0.0)
+    tree.admitted("cc", 20)
+    tree.waiting.expect("cc", 0.0)  # waits no more
+    assert protected() == ["bb"] and [name for name, _ in tree.waiting] == ["bb", "aa"]
+
+
 def test_look_ahead_counts_shared_documents_once() -> None:
     tree = tree_of(lookahead_tokens=30)
     shelf = shelf_of(tree)
     serve(tree, shelf, "old", "aaa")
     for number in range(3):
         begin(tree, f"r{number}", "aaa")
-    assert list(node_of(tree, "aaa").awaited_by) == [2, 3, 4]
+    assert [came for _, came in node_of(tree, "aaa").awaited_by] == [2, 3, 4]
     assert tree.waiting.protected_tokens == 30
     assert [name for name, _ in tree.waiting] == ["r0", "r1", "r2"]
 

@@ -177,6 +177,20 @@ def test_waiting_requests_keep_their_nodes_until_nothing_else_is_left() -> None:
     assert names(shelf.evict(2)) == ["b", "a"], "the latest to be admitted loses first"
 
 
+def test_node_leaves_when_its_request_is_expected_last_although_it_came_first() -> None:
+    tree = tree_of(lookahead_tokens=1_000)
+    shelf = shelf_of(tree)
+    for text in "abc":
+        serve(tree, shelf, text, text)
+    for text in "abc":
+        begin(tree, f"wants {text}", text)
+    for text, rank in (("a", 9.0), ("b", 5.0), ("c", 7.0)):
+        tree.waiting.expect(f"wants {text}", rank)
+    assert names(shelf.evict(1)) == ["a"]
+    tree.waiting.expect("wants b", 8.0)
+    assert names(shelf.evict(2)) == ["b", "c"]
+
+
 def test_node_is_unprotected_when_its_request_is_aborted() -> None:
     tree = tree_of(lookahead_tokens=1_000)
     shelf = shelf_of(tree)

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mygo.tree.exits import Mirrors
 from mygo.tree.knowledge import KnowledgeTree
-from mygo.tree.node import Block, Node
+from mygo.tree.node import Block, Node, Turn
 from mygo.tree.policies import POLICIES, make
 from mygo.tree.shelf import Shelf
 from mygo.types import Tier
@@ -86,6 +86,17 @@ class TreeMachine(RuleBasedStateMachine):
         for node, (frequency, computed) in before.items():
             assert node.frequency == frequency + 1
             assert node.computed == computed + (node.end_tokens > cached_tokens)
+
+    @precondition(lambda self: self.waiting)
+    @rule(pick=picks, rank=st.integers(0, 3))
+    def expect(self, pick: int, rank: int) -> None:
+        name = self.waiting[pick % len(self.waiting)]
+        self.tree.waiting.expect(name, rank)
+        line = self.tree.waiting._line
+        at = [each for _, each in line].index(name)
+        turn = rank, line[at][0][1]
+        assert all(before <= turn for before, _ in line[:at])
+        assert all(turn <= behind for behind, _ in line[at + 1 :])
 
     @precondition(lambda self: set(self.paths) - set(self.waiting))
     @rule(pick=picks, more=st.lists(st.integers(0, 1), min_size=1, max_size=2))
@@ -276,8 +287,8 @@ class TreeMachine(RuleBasedStateMachine):
         unawaited = {block for block, node in leaves.items() if not node.awaited_by}
         if unawaited or not leaves:
             return unawaited
-        latest = max(next(iter(node.awaited_by)) for node in leaves.values())
-        return {block for block, node in leaves.items() if next(iter(node.awaited_by)) == latest}
+        latest = max(node.awaited_by[0] for node in leaves.values())
+        return {block for block, node in leaves.items() if node.awaited_by[0] == latest}
 
     @invariant()
     def tree_is_sound(self) -> None:
@@ -317,8 +328,16 @@ class TreeMachine(RuleBasedStateMachine):
     def look_ahead_keeps_its_budget(self) -> None:
         if not hasattr(self, "tree"):
             return
-        protecting = {order for node in self.tree.nodes() for order in node.awaited_by}
-        assert len(protecting) <= len(self.waiting)
+        line = self.tree.waiting._line
+        assert line == sorted(line) and sorted(name for _, name in line) == sorted(self.waiting)
+        protecting = line[: self.tree.waiting._protecting]
+        awaited: dict[Node, list[Turn]] = {}
+        for turn, name in protecting:
+            for node in self._nodes_of(name):
+                awaited.setdefault(node, []).append(turn)
+        for node in self.tree.nodes():
+            assert node.awaited_by == awaited.get(node, [])
+        assert bool(protecting) == bool(line and self.tree.waiting._budget_tokens)
         marked = sum(node.awaited_tokens for node in self.tree.nodes() if node.awaited_by)
         assert self.tree.waiting.protected_tokens == marked
         if len(protecting) > 1:

@@ -129,6 +129,43 @@ def test_held_siblings_keep_their_places_when_the_engine_passes_them_over(
     assert _served(engine)[1:] == ["r1", "r2", "r3"]
 
 
+def _expected_order(engine: Any) -> list[str]:
+    """As look-ahead and prefetch see it."""
+    return [name for name, _ in engine.connector._tiers.keeper.tree.waiting]
+
+
+def test_tree_expects_requests_in_the_order_of_admission_when_the_batch_is_full(
+    warm_engine: Callable[..., Any],
+) -> None:
+    """Scenario: one request runs and nobody else has room, so that vLLM asks the queue for nobody."""
+    engine = warm_engine()
+    engine.add("running", _cold(9), max_tokens=50)
+    for _ in range(3):
+        engine.step()
+    for number in range(3):
+        engine.add(f"cold{number}", _cold(number, 40 - number))
+    engine.add("warm", [*DOCUMENT, 1])
+    assert _expected_order(engine) == ["cold0", "cold1", "cold2", "warm"]
+    engine.step()
+    expected = _expected_order(engine)
+    assert expected == ["warm", "cold2", "cold1", "cold0"]
+    engine.abort("running")
+    assert _served(engine) == expected
+
+
+def test_tree_expects_an_overdue_request_first_when_warm_ones_keep_coming(
+    warm_engine: Callable[..., Any],
+) -> None:
+    engine = warm_engine(admission_window=2, admission="ratio")
+    engine.add("cold", _cold(0), max_tokens=2)
+    for number in range(4):
+        engine.add(f"warm{number}", [*DOCUMENT, number + 1])
+    assert list(engine.step()) == ["warm0"]
+    assert _expected_order(engine) == ["warm1", "warm2", "cold", "warm3"]
+    assert list(engine.step()) == ["warm1"]
+    assert _expected_order(engine) == ["cold", "warm2", "warm3"]
+
+
 def test_priorities_rule_alone_when_the_engine_has_them(
     engine_factory: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
