@@ -40,8 +40,8 @@ STEPS: dict[str, tuple[Step, str]] = {
         "documents pass through the tiers, a restart and their deletion; nothing is blended unproven",
     ),
     "guard": (
-        suites.tests("tests/engine/test_guard_engine.py"),
-        "broken chunks are noticed by a real engine's comparisons",
+        suites.tests("tests/engine/test_guard_engine.py", "tests/unit/blend/test_blend_guard.py"),
+        "broken chunks are noticed by a real engine's comparisons, sound ones not in 1,000 lives",
     ),
     "retrieval": (
         suites.tests("tests/cluster/test_cluster_retrieval.py"),

@@ -62,7 +62,7 @@ watch_log &
 watcher=$!
 trap 'kill $watcher 2>/dev/null || true' EXIT
 # --no-deps: the lock is complete, and what it leaves out (CUDA torchvision) must stay out.
-# --no-compile: most modules are never imported; those that are get compiled then.
+# --no-compile: most modules are never imported; those that are get compiled below.
 if ! $venv/bin/python -m pip install --no-deps --no-compile --require-hashes --progress-bar off \
   --disable-pip-version-check -r "$lock" >>"$log" 2>&1; then
   kill $watcher 2>/dev/null || true
@@ -81,6 +81,13 @@ kill $watcher 2>/dev/null || true
 printf '[3/3] mygo itself, editable\n'
 $venv/bin/python -m pip install --no-deps --no-build-isolation --quiet --disable-pip-version-check -e . \
   >>"$log" 2>&1 || { tail -n 12 "$log" >&2; fail "this checkout could not be installed; log: $log"; }
+
+# A cluster is a dozen processes that start at the same time and import the same modules: each would compile all
+# of them for itself, at every start where PYTHONDONTWRITEBYTECODE is set (as in many containers).
+printf '      compiling what its processes import\n'
+PYTHONDONTWRITEBYTECODE='' $venv/bin/python -c 'import mygo.serve.app, mygo.cli.app, sentence_transformers
+import vllm.v1.engine.core, vllm.v1.worker.gpu_model_runner, vllm.entrypoints.openai.api_server' >>"$log" 2>&1 ||
+  printf '      (not all could be imported: see %s)\n' "$log"
 
 rm -f $venv/.installed-*
 touch "$stamp"

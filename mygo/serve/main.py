@@ -15,6 +15,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ logger = logging.getLogger("mygo")
 
 Progress = Callable[[str, str], None]
 OBJECT_STORE_BYTES = 256 * 2**20
+LOOK_S = 1.0
+"""A look at the deployments takes a tenth of a second of this process, beside engines that start."""
 PROXY_GRACE_S = 10.0
 """How much later than the ingress the proxy ends a request: only the ingress says why."""
 
@@ -59,18 +63,21 @@ def _serve(config: Config, progress: Progress, stop: threading.Event) -> None:
     import ray
     from ray import serve
 
-    from mygo.serve import app, ray_versions
+    from mygo.serve import ray_versions
     from mygo.vllm_plugin import versions as vllm_versions
 
     ray_versions.check()
     vllm_versions.check()
-    progress("models", "finding or converting the models")
-    paths = app.resolve_models(config)
     progress("ray", "starting Ray" if config.cluster.ray_address is None else "joining Ray")
     watch = threading.Thread(target=_tell, args=(config, progress, stop), daemon=True)
     try:
-        start(config)
-        application = app.build(config, paths)
+        with ThreadPoolExecutor(max_workers=1) as importer:
+            # vLLM takes as long to import as Ray takes to start, and Ray starts in processes of its own
+            importing = importer.submit(import_module, "mygo.serve.app")
+            start(config)
+            app = importing.result()
+        progress("models", "finding or converting the models")
+        application = app.build(config, app.resolve_models(config))
         progress("deploy", "starting workers, shards and ingress")
         watch.start()
         serve.run(application, name=config.cluster.name, route_prefix="/")
@@ -108,12 +115,11 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
 
 def _tell(config: Config, progress: Progress, stop: threading.Event) -> None:
-    """Report deployments as they come up; give up on an application that failed to deploy."""
+    """Report deployments as they come up, until all are; give up on an application that failed to deploy."""
     from ray import serve
 
     ready: set[str] = set()
-    running = False
-    while not stop.wait(0.5):
+    while not stop.wait(LOOK_S):
         application = serve.status().applications.get(config.cluster.name)
         if application is None:
             continue
@@ -121,9 +127,9 @@ def _tell(config: Config, progress: Progress, stop: threading.Event) -> None:
             if deployment.status == "HEALTHY" and name not in ready:
                 ready.add(name)
                 progress("deploy", f"{name} is up ({len(ready)} of {len(application.deployments)})")
-        if application.status == "RUNNING" and not running:
-            running = True
+        if application.status == "RUNNING":
             progress("ready", f"http://{config.http.host}:{config.http.port}")
+            return
         if application.status == "DEPLOY_FAILED":
             progress("failed", application.message)
             stop.set()

@@ -33,6 +33,7 @@ from mygo.serve.instruments import Instruments
 from mygo.serve.placement import cores_of
 from mygo.serve.reporting import keep_reporting
 from mygo.serve.shadowing import Outcome, Shadows
+from mygo.serve.shared_memory import unname
 from mygo.serve.socket_folder import socket_folder
 from mygo.serve.stall import StallWatch
 from mygo.serve.tier_metrics import Recorder
@@ -87,6 +88,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         self._deltas = 0
         self._watch = asyncio.create_task(self._exit_when_engine_ends())
         self._info = await self._describe(len(cores))
+        unname((await self._receiver.hello()).pid)  # it has served, so all its processes have what they share
         deletions = DeletionFollower(
             librarian, self._worker, self._purge, from_start=config.cache.disk_path is not None
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -55,6 +57,10 @@ def test_killed_engine_costs_only_streams_that_had_begun(cluster: Cluster) -> No
     workers = {worker["id"] for worker in cluster.status()["workers"]}
     assert len(workers) == 2
     engines = cluster.processes("VLLM::EngineCore")
+    for process in [*engines, *cluster.processes("VLLM::Worker")]:
+        maps = Path(f"/proc/{process}/maps").read_text()
+        shared = re.findall(r"/dev/shm/(?:psm|vllm_offload)_.*", maps)
+        assert shared and all(line.endswith("(deleted)") for line in shared), "it would outlive the engine"
     with ThreadPoolExecutor(8) as threads:
         pending = [threads.submit(_ask, cluster, number, 24) for number in range(8)]
         time.sleep(1.0)

@@ -9,10 +9,26 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def engine_in_process() -> Iterator[None]:
-    """Engines of the module live in the tests' own process, each with one thread unless told otherwise."""
+def one_thread() -> Iterator[None]:
+    """Engines of the module compute with one thread unless told otherwise.
+
+    Threads of such small steps mostly wait for each other, ten times as long where a core is busy.
+    """
+    import torch
+
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("OMP_NUM_THREADS", threads)
+        before = torch.get_num_threads()
+        torch.set_num_threads(int(threads))  # it read the environment when it was imported
+        yield
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def engine_in_process(one_thread: None) -> Iterator[None]:
+    """Engines of the module live in the tests' own process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
         yield

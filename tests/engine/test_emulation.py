@@ -6,7 +6,6 @@ How well its seconds agree is measured by ``python -m benchmarks.emulation_check
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,8 @@ def _emulated(requests: list[GenerateRequest]) -> list[tuple[int, int]]:
     return served
 
 
-@pytest.fixture
-def _one_thread() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-
-
 def test_emulated_hits_equal_real_ones_when_requests_come_one_by_one(
-    demo_model: Path, requests: list[GenerateRequest], _one_thread: None
+    demo_model: Path, requests: list[GenerateRequest], one_thread: None
 ) -> None:
     """And a real engine can be calibrated: its profile is positive and grows with the prompt."""
 

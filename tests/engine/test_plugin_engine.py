@@ -20,7 +20,7 @@ import pytest
 from mygo.tree.keys import domain_salt, narrow, root_key, segment_key
 from mygo.types import PUBLIC, DomainTag, ResidencyEvent, SegmentKey, WorkerId, WorkerReport
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
 
 BLOCK_TOKENS = 32
 BLOCKS = 145  # one is vLLM's placeholder: 4,608 tokens, so that random requests evict
@@ -157,19 +157,17 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def plain_answers(demo_model: Path) -> list[tuple[int, ...]]:
+def plain_answers(demo_model: Path, one_thread: None) -> list[tuple[int, ...]]:
     """What vLLM without the plugin says to the exactness prompts, one at a time, uncached."""
     from vllm import LLM, SamplingParams
 
-    with pytest.MonkeyPatch.context() as patch:
-        _one_thread(patch)
-        llm = LLM(model=str(demo_model), **{**ENGINE, "enable_prefix_caching": False})
-        answers = []
-        sampling = SamplingParams(max_tokens=ANSWER_TOKENS, temperature=0.0, ignore_eos=True)
-        for parts in _exact_prompts():
-            output = llm.generate({"prompt_token_ids": _flat(parts)}, sampling, use_tqdm=False)
-            answers.append(tuple(output[0].outputs[0].token_ids))
-        llm.llm_engine.engine_core.shutdown()
+    llm = LLM(model=str(demo_model), **{**ENGINE, "enable_prefix_caching": False})
+    answers = []
+    sampling = SamplingParams(max_tokens=ANSWER_TOKENS, temperature=0.0, ignore_eos=True)
+    for parts in _exact_prompts():
+        output = llm.generate({"prompt_token_ids": _flat(parts)}, sampling, use_tqdm=False)
+        answers.append(tuple(output[0].outputs[0].token_ids))
+    llm.llm_engine.engine_core.shutdown()
     return answers
 
 
@@ -178,7 +176,6 @@ def _engine(
     demo_model: Path, plain_answers: list[tuple[int, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
-        _one_thread(patch)
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         engine = Engine(demo_model, tmp_path_factory.mktemp("socket") / "engine.sock")
         yield engine
@@ -190,11 +187,6 @@ def engine(_engine: Engine) -> Engine:
     """The one engine, with an empty cache."""
     _engine.reset()
     return _engine
-
-
-def _one_thread(patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def test_answers_are_plain_vllms_when_cold_and_warm_and_beside_neighbours(

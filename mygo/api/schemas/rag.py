@@ -25,7 +25,8 @@ class TextPart(Part):
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 
-TextParts = Annotated[list[TextPart], BeforeValidator(text_parts), Field(max_length=MAX_PARTS)]
+# the bound is the list's own: behind the validator it would be looked at when all parts are validated
+TextParts = Annotated[list[TextPart], Field(max_length=MAX_PARTS), BeforeValidator(text_parts)]
 """Message content; a string counts as one part, null as none."""
 
 

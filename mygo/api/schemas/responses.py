@@ -65,8 +65,8 @@ class ResponseBody(Body):
     model: str
     input: Annotated[
         list[InputMessage],
+        Field(min_length=1, max_length=MAX_MESSAGES),  # of the list itself, as for TextParts
         BeforeValidator(_input_items),
-        Field(min_length=1, max_length=MAX_MESSAGES),
     ]
     instructions: str | None = None
     tools: list[FileSearchTool] | None = Field(default=None, max_length=1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from mygo.retrieval.stored import StoredVectors, scratch_folder
 
 
-@given(st.lists(st.integers(1, 900), min_size=1, max_size=6), st.randoms())
-def test_rows_are_found_as_they_were_appended(counts: list[int], random) -> None:
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=6), st.integers(0, 2**32))
+def test_rows_are_found_as_they_were_appended(counts: list[int], seed: int) -> None:
+    rng = random.Random(seed)
     stored = StoredVectors(3, None)
-    rows = np.array(sorted(random.sample(range(10**9), sum(counts))), np.int64)
+    rows = np.array(sorted(rng.sample(range(10**9), sum(counts))), np.int64)
     vectors = np.random.default_rng(0).standard_normal((len(rows), 3)).astype(np.float32)
     start = 0
     for count in counts:
@@ -23,7 +25,7 @@ def test_rows_are_found_as_they_were_appended(counts: list[int], random) -> None
         stored.append(rows[part], vectors[part])
         start += count
     stored.append(rows[:0], vectors[:0])
-    asked = np.array(random.choices(range(len(rows)), k=50))
+    asked = np.array(rng.choices(range(len(rows)), k=50))
     assert np.array_equal(stored[rows[asked]], vectors[asked])
 
 
