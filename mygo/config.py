@@ -7,14 +7,13 @@ its meaning stand here once; ``configs/laptop.yaml`` shows them in use.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from mygo import config_file
 from mygo.config_retrieval import RetrievalConfig
 from mygo.config_section import Section
 from mygo.errors import ConfigError
@@ -59,6 +58,8 @@ class HttpConfig(Section):
     @field_validator("api_keys")
     @classmethod
     def _tenants_are_names(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(value):
+            raise ValueError("a key is empty, so that everybody would be its tenant")
         for tenant in value.values():
             # sharing domains are built of tenants' names: `public` and `a+b` mean something else
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tenant) or tenant == "public":
@@ -286,25 +287,11 @@ class Config(Section):
 
 
 def load(path: Path | None = None) -> Config:
-    """Read a YAML file; None gives the defaults. ``${NAME}`` in the text is taken from the environment.
+    """Read a YAML file; None gives the defaults. ``${NAME}`` in it is taken from the environment.
 
     Raises ConfigError that names the file, the key and what to do.
     """
-    if path is None:
-        return Config()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give a YAML file") from error
-    try:
-        data = yaml.safe_load(os.path.expandvars(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must hold a mapping of sections, not a {type(data).__name__}")
-    return parse(data, origin=str(path))
+    return Config() if path is None else parse(config_file.read(path), origin=str(path))
 
 
 def parse(data: dict[str, Any], *, origin: str = "config") -> Config:
@@ -324,6 +311,8 @@ def _explain(problem: Any) -> str:
         hint = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(section)}"
         return f"{key}: unknown key, {hint}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "model_type":
+        message = f"is a section, with keys of its own under it: {', '.join(_section_at(problem['loc']))}"
     return f"{key}: {message} (got {problem['input']!r})" if key else message
 
 

@@ -238,7 +238,7 @@ def check(config: ConfigPath = None, as_json: AsJson = False) -> None:
         findings.append({"check": finding.check, "level": finding.level.value, "detail": finding.detail})
         if not as_json:
             color = colors.get(finding.level, "red")
-            out.print(f"[{color}]{finding.level:<7}[/{color}] {finding.check}: {escape(finding.detail)}")
+            out.print(f"[{color}]{finding.level:<7}[/{color}] {escape(str(finding))}")
     failed = any(finding["level"] == checks.Level.FAILED for finding in findings)
     if as_json:
         print_json({"ok": not failed, "findings": findings})

@@ -43,6 +43,11 @@ class Finding:
     detail: str
     """What was found; for a warning or a failure also what to do."""
 
+    def __str__(self) -> str:
+        """One line. Failures are errors, which name what they are about."""
+        named = self.detail.startswith(f"{self.check}: ")
+        return self.detail if named else f"{self.check}: {self.detail}"
+
 
 def run(config: Config, *, running: bool = False, progress: bool = False) -> Iterator[Finding]:
     """Look at everything a start needs, yielding findings as they come.

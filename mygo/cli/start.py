@@ -22,7 +22,7 @@ def bring_up(config: Config, config_path: Path | None, *, foreground: bool = Fal
         if finding.level is checks.Level.FAILED:
             raise ConfigError(finding.detail)
         if finding.level is checks.Level.WARNING:
-            err.print(f"[yellow]{finding.check}: {escape(finding.detail)}[/yellow]")
+            err.print(f"[yellow]{escape(str(finding))}[/yellow]")
     if foreground:
         cluster.become_server(config, config_path)
     server = cluster.start(config, config_path)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from mygo.config import CacheConfig, Config, parse
+from mygo.config import CacheConfig, Config, load, parse
 from mygo.errors import ConfigError
 from mygo.tree.policies import DEFAULT_POLICY, POLICIES
 from mygo.vllm_plugin.settings import TierSettings
@@ -45,3 +45,51 @@ def test_disk_folder_is_expanded_when_it_is_in_the_home_folder() -> None:
 def test_cache_setting_that_cannot_be_is_refused_and_named(cache: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse({"cache": cache})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("workers: [1,\n", "config.yaml: line 2, column 1: "),
+        ("workers:\n\treplicas: 2\n", "line 2, column 1: .*; indent with spaces"),
+        ("workers:\n  replicas: 2\nworkers:\n  device: cpu\n", "line 3, column 1: workers stands twice"),
+        ("workers:\n  replicas: 2\n  replicas: 3\n", "line 3, column 3: replicas stands twice"),
+        ("workers: 3\n", "workers: is a section, with keys .*: replicas, "),
+        ("- workers\n", "must hold sections, .*not a list"),
+        ("http:\n  api_keys:\n    ${MYGO_TEST_UNSET}: a\n", "environment has no MYGO_TEST_UNSET; set it"),
+        ("http:\n  api_keys:\n    '': a\n", "http.api_keys: a key is empty"),
+    ],
+)
+def test_file_that_says_something_else_than_it_seems_is_refused(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_variables_are_taken_from_the_environment_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in a value is YAML, and a dollar that names no variable in braces is a dollar."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "# ${MYGO_TEST_UNSET} in a comment\n"
+        "http: {port: '${MYGO_TEST_PORT}', api_keys: {'${MYGO_TEST_KEY}': a}}\n"
+        "prompt: {system: Costs $HOME}\n"
+    )
+    monkeypatch.setenv("MYGO_TEST_PORT", "8123")
+    monkeypatch.setenv("MYGO_TEST_KEY", "sk: '#1'")
+    config = load(path)
+    assert (config.http.port, config.http.api_keys) == (8123, {"sk: '#1'": "a"})
+    assert config.prompt.system == "Costs $HOME"
+
+
+def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not text in UTF-8"):
+        load(path)
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(tmp_path)
