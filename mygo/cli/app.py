@@ -23,7 +23,7 @@ from mygo.cli.calibrate import calibrate
 from mygo.cli.client import Client, Json, find_url, pick_server
 from mygo.cli.quality import print_quality
 from mygo.cli.status import collect, print_status
-from mygo.cli.terminal import err, out, print_error, print_json, print_piece, silent
+from mygo.cli.terminal import err, out, print_error, print_json, print_piece, quiet_vllm, silent
 from mygo.errors import BadRequest, MygoError
 from mygo.tree.admission import DEFAULT_ORDER
 from mygo.tree.policies import DEFAULT_POLICY
@@ -330,7 +330,7 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Serve a trace on emulated workers in virtual time: compare settings, or plan how many GPUs it takes."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # each emulated engine would tell of its start
+    quiet_vllm()  # each emulated engine would tell of its start
     from mygo.cli import simulate as simulates  # brings vLLM, which takes seconds: no other command needs it
 
     wish = traces.Wish(what, seed if what in PRESETS else None, requests, None, token_scale)

@@ -22,7 +22,7 @@ from mygo.calibration import groups, plots, questions
 from mygo.calibration.records import EXACT, Records
 from mygo.calibration.report import Line, Report, report
 from mygo.cli import ingest
-from mygo.cli.terminal import err, out, print_json
+from mygo.cli.terminal import err, out, print_json, quiet_vllm
 from mygo.config import Config
 from mygo.corpus.chunk import load_file_chunks
 from mygo.errors import BadRequest, ConfigError, UnparsableDocument
@@ -167,7 +167,7 @@ def _measure(
         return
     # read when vLLM is first imported
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    quiet_vllm()
     from mygo.calibration import measure  # brings vLLM, which takes seconds: no other command needs it
     from mygo.calibration.engine import BlendEngine
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +29,12 @@ def print_piece(text: str) -> None:
 
 def silent(text: str) -> None:
     """Takes the place of ``print_piece`` where only the whole answer is wanted."""
+
+
+def quiet_vllm() -> None:
+    """Hear of vLLM's errors only; to be called before it is imported, when it reads the environment."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns before it has set its own level
 
 
 def print_error(message: str) -> None:
