@@ -29,3 +29,8 @@ def positive(text: str) -> float:
     if not 0 < found < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return found
+
+
+def positives(text: str) -> list[float]:
+    """Separated by commas."""
+    return [positive(part) for part in text.split(",")]

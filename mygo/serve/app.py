@@ -65,12 +65,15 @@ def resolve_models(config: Config, *, progress: bool = False) -> ModelPaths:
 
 
 def build(
-    config: Config, paths: ModelPaths, workers: Callable[[Application], Application] | None = None
+    config: Config,
+    paths: ModelPaths,
+    workers: Callable[[Application], Application] | None = None,
+    shard: type[ShardServer] = ShardServer,
 ) -> Application:
     """The whole application, ready for ``serve.run``.
 
     Benchmarks pass ``workers`` to deploy a stand-in for vLLM: given the directory to report to, it makes
-    the worker deployment.
+    the worker deployment; and ``shard`` to have searches take as long as they say.
     """
     directory = _light(DirectoryServer, "directory").bind()
     librarian = _light(Librarian, "librarian").bind(config, paths.language_model)
@@ -83,7 +86,7 @@ def build(
 
     embedder = _light(EmbedderServer, "embedder").bind(config, paths.embedder)
     shards = [
-        _light(ShardServer, f"shard-{index}").bind(index, config, librarian, embedder)
+        _light(shard, f"shard-{index}").bind(index, config, librarian, embedder)
         for index in range(config.retrieval.shards)
     ]
 

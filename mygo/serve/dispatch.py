@@ -189,13 +189,12 @@ class Dispatcher:
         route = self._desk.quote(prompt, now_s)
         if route is None:
             return None
-        prefill_s = route.load_s + route.prefill_s
-        new_tokens = max(1, prompt.tokens - route.predicted_cached_tokens)
-        return Quote(
-            wait_s=route.queue_s,
-            prefill_s=prefill_s,
-            abort_s=prefill_s * min(1.0, self._config.model.step_tokens / new_tokens),
+        return Quote.of(
+            route,
+            prompt.tokens,
+            step_tokens=self._config.model.step_tokens,
             open_requests=self._desk.open_requests(route.worker, now_s),
+            workers=len(self.directory.workers),
         )
 
     async def start(self, request: GenerateRequest, prompt: Prompt, text: str) -> Generation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from mygo.api.service import AnswerRequest, Retrieval
@@ -65,11 +65,20 @@ class Overlapper:
         elif self._speculates and self.gate.is_open:
             return await self._overlapped(tenant, request, request.retrieval)
         else:
-            found = await self._searcher.search(tenant, request.query, request.retrieval)
+            with self._searching():
+                found = await self._searcher.search(tenant, request.query, request.retrieval)
         retrieval_s = self.clock() - arrived_s
         plan = await self.planner.plan(tenant, request, found)
         overlap = None if request.retrieval is None else Overlap(stages=1, settled_stage=1)
         return Begun(found, plan, await self.send(plan), retrieval_s, overlap)
+
+    @contextlib.contextmanager
+    def _searching(self) -> Iterator[None]:
+        self.gate.searches(+1)
+        try:
+            yield
+        finally:
+            self.gate.searches(-1)
 
     async def send(self, plan: Plan) -> Generating:
         generation = await self.dispatcher.start(plan.asked, plan.prompt, plan.text)

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mygo.config import RoutingConfig
 from mygo.directory import Applied, Directory, Replica
@@ -22,8 +22,9 @@ from mygo.emulation.settings import EngineSettings
 from mygo.errors import BadRequest, ConfigError, Unavailable
 from mygo.routing import Router, RoutingDesk
 from mygo.simulation.outcome import Served
+from mygo.simulation.overlapping import RetrievalShape, Searches
 from mygo.simulation.prompts import Prompts
-from mygo.types import ChunkUse, RequestId, Reuse, Tier, WorkerId
+from mygo.types import ChunkUse, GenerateRequest, Prompt, RequestId, Reuse, Route, Tier, WorkerId
 from mygo.workloads.trace import Trace, TraceRequest
 
 REPORT_INTERVAL_S = 0.5
@@ -52,6 +53,8 @@ class ClusterShape:
     """Makes a router that is not MyGO's, for each ingress, in place of ``routing.policy``."""
     concurrency: int | None = None
     """Closed loop of this many clients, who ignore the trace's arrival times; None: as the trace says."""
+    retrieval: RetrievalShape | None = None
+    """How searches go; None: documents are known when a request arrives."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "max_ongoing", "ingresses"):
@@ -63,7 +66,9 @@ class ClusterShape:
             raise ConfigError(f"document_order: must be retrieval or cache, not {self.document_order!r}")
 
 
-class _Ingress:
+class Ingress:
+    """What one ingress replica knows."""
+
     def __init__(self, shape: ClusterShape, rng: random.Random) -> None:
         self.replica = Replica()
         router = None if shape.router is None else shape.router()
@@ -75,7 +80,7 @@ class _Open:
     """A request that was sent."""
 
     request: TraceRequest
-    ingress: _Ingress
+    ingress: Ingress
     worker: WorkerId
     arrived_s: float
     prompt_tokens: int
@@ -88,6 +93,9 @@ class _Open:
     first_token_s: float = 0.0
     last_token_s: float = 0.0
     gaps_s: list[float] = field(default_factory=list)
+    is_held: bool = False
+    """Of documents that the search has not confirmed: nobody is told of its tokens."""
+    has_ended: bool = False
 
 
 class Simulation:
@@ -105,8 +113,8 @@ class Simulation:
             worker = WorkerId(f"w{number:04}")
             self._cores[worker] = EmulatedCore(shape.engine, shape.profile, worker)
             self._directory.join(self._cores[worker].info)
-        self._ingresses = [_Ingress(shape, random.Random(rng.random())) for _ in range(shape.ingresses)]
-        self._turns: Iterator[_Ingress] = itertools.cycle(self._ingresses)
+        self._ingresses = [Ingress(shape, random.Random(rng.random())) for _ in range(shape.ingresses)]
+        self._turns: Iterator[Ingress] = itertools.cycle(self._ingresses)
         self._planned: dict[WorkerId, float] = {}
         """When each engine's next event is on the agenda."""
         self._reporting: set[WorkerId] = set()
@@ -115,6 +123,7 @@ class Simulation:
         self._waiting: Iterator[TraceRequest] = iter(trace.requests)
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
+        self.searches = None if shape.retrieval is None else Searches(shape.retrieval, self)
         self.served: list[Served] = []
         self.refused = 0
         """Requests whose prompt no engine of this shape takes."""
@@ -149,39 +158,70 @@ class Simulation:
 
             def arrive(now_s: float) -> None:
                 self._arrive_next()
-                self._send(request, now_s, now_s)
+                self._ask(request, now_s)
 
-            self._at(request.arrival_s, arrive)
+            self.at(request.arrival_s, arrive)
 
     def _ask_next(self, now_s: float) -> None:
         """Closed loop: a client that has its answer asks the next question."""
         request = next(self._waiting, None)
         if request is not None:
-            self._at(now_s, lambda at_s: self._send(request, at_s, at_s))
+            self.at(now_s, lambda at_s: self._ask(request, at_s))
 
-    def _send(self, request: TraceRequest, arrived_s: float, now_s: float) -> None:
+    def _ask(self, request: TraceRequest, now_s: float) -> None:
         ingress = next(self._turns)
+        if self.searches is None:
+            self.send(request, ingress, now_s, now_s)
+        else:
+            self.searches.begin(request, ingress, now_s)
+
+    @property
+    def step_tokens(self) -> int:
+        """Most that an engine computes in one step."""
+        return self._shape.engine.step_tokens
+
+    def prompt(self, request: TraceRequest, ingress: Ingress) -> Prompt:
         cached = None
         if self._shape.document_order == "cache":
             cached = lambda key: float(len(ingress.replica.holders(key)))  # noqa: E731
-        prompt = self._prompts.prompt(request, cached)
-        reads_text = self._shape.router is not None or self._shape.routing.policy == "prefix_affinity"
-        text = self._prompts.routing_text(prompt) if reads_text else ""
+        return self._prompts.prompt(request, cached)
+
+    def send(self, request: TraceRequest, ingress: Ingress, arrived_s: float, now_s: float) -> None:
+        """Find a worker, later if there is none."""
+        prompt = self.prompt(request, ingress)
         asked = self._prompts.generate_request(request, prompt, self._shape.reuse)
         try:
-            route = ingress.desk.reserve(asked.request_id, prompt, text, now_s)
+            route = self.dispatch(asked, request, prompt, ingress, arrived_s, now_s)
         except Unavailable:
-            self._at(now_s + RETRY_S, lambda at_s: self._send(request, arrived_s, at_s))
-            return
-        core = self._cores[route.worker]
-        try:
-            core.add(asked, now_s)
+            self.at(now_s + RETRY_S, lambda at_s: self.send(request, ingress, arrived_s, at_s))
         except BadRequest:
-            ingress.desk.over(asked.request_id, now_s)
             self.refused += 1
             if self._shape.concurrency is not None:
                 self._ask_next(now_s)
-            return
+        else:
+            if self.searches is not None:
+                self.searches.gate.dispatched(route.queue_s)
+
+    def dispatch(
+        self,
+        asked: GenerateRequest,
+        request: TraceRequest,
+        prompt: Prompt,
+        ingress: Ingress,
+        arrived_s: float,
+        now_s: float,
+        *,
+        is_held: bool = False,
+    ) -> Route:
+        """Send it now, or raise Unavailable if no worker takes it, BadRequest if no engine can."""
+        reads_text = self._shape.router is not None or self._shape.routing.policy == "prefix_affinity"
+        text = self._prompts.routing_text(prompt) if reads_text else ""
+        route = ingress.desk.reserve(asked.request_id, prompt, text, now_s)
+        try:
+            self._cores[route.worker].add(asked, now_s)
+        except BadRequest:
+            ingress.desk.over(asked.request_id, now_s)
+            raise
         self._open[asked.request_id] = _Open(
             request,
             ingress,
@@ -190,8 +230,37 @@ class Simulation:
             prompt.tokens,
             sum(self._trace.texts[name].tokens for name in request.documents),
             route.predicted_cached_tokens,
+            is_held=is_held,
         )
         self._changed(route.worker, now_s)
+        return route
+
+    def early(self, request: TraceRequest, prompt: Prompt, name: RequestId) -> GenerateRequest:
+        """What a worker is asked for documents that may be wrong."""
+        asked = self._prompts.generate_request(request, prompt, self._shape.reuse)
+        return replace(asked, request_id=name)
+
+    def prefilled_s(self, name: RequestId) -> float | None:
+        """Seconds of its prefill, once its first token is there."""
+        return self._open[name].prefill_s if self._open[name].first_token_s else None
+
+    def end(self, name: RequestId, now_s: float) -> None:
+        """Abort what nobody wants any more."""
+        each = self._open.pop(name)
+        each.ingress.desk.over(name, now_s)
+        if not each.has_ended:
+            self._cores[each.worker].abort(name, now_s)
+            self._changed(each.worker, now_s)
+
+    def confirm(self, name: RequestId, now_s: float) -> None:
+        """The search has found its documents: what has come of it goes out now."""
+        each = self._open[name]
+        each.is_held = False
+        if each.first_token_s:
+            each.first_token_s = now_s
+            each.last_token_s = max(each.last_token_s, now_s)
+        if each.has_ended:
+            self._end(name, each.last_token_s)
 
     # --- workers -----------------------------------------------------------------------------------
 
@@ -200,10 +269,10 @@ class Simulation:
         due_s = self._cores[worker].next_event_s
         if due_s is not None and self._planned.get(worker) != due_s:
             self._planned[worker] = due_s
-            self._at(due_s, lambda at_s: self._advance(worker, due_s, at_s))
+            self.at(due_s, lambda at_s: self._advance(worker, due_s, at_s))
         if worker not in self._reporting:
             self._reporting.add(worker)
-            self._at(now_s + REPORT_INTERVAL_S, lambda at_s: self._report(worker, at_s))
+            self.at(now_s + REPORT_INTERVAL_S, lambda at_s: self._report(worker, at_s))
 
     def _advance(self, worker: WorkerId, due_s: float, now_s: float) -> None:
         if self._planned.get(worker) != due_s:
@@ -216,7 +285,9 @@ class Simulation:
     def _take(self, outcome: StepOutcome) -> None:
         now_s = outcome.ended_s
         for name, token_ids in outcome.token_ids.items():
-            each = self._open[name]
+            each = self._open.get(name)
+            if each is None:
+                continue  # it was ended while its engine was in this step
             stats = outcome.prefills.get(name)
             if stats is not None:
                 each.cached_tokens = stats.cached_tokens
@@ -228,12 +299,20 @@ class Simulation:
                 each.gaps_s += [(now_s - each.last_token_s) / len(token_ids)] * len(token_ids)
             each.last_token_s = now_s
         for name in outcome.finished:
-            each = self._open.pop(name)
+            each = self._open.get(name)
+            if each is None:
+                continue
             each.chunks = outcome.chunks.get(name)
             each.ingress.desk.over(name, now_s)
-            self.served.append(_served(each, now_s))
-            if self._shape.concurrency is not None:
-                self._ask_next(now_s)
+            each.has_ended = True
+            if not each.is_held:
+                self._end(name, now_s)
+
+    def _end(self, name: RequestId, now_s: float) -> None:
+        each = self._open.pop(name)
+        self.served.append(_served(each, now_s))
+        if self._shape.concurrency is not None:
+            self._ask_next(now_s)
 
     def _report(self, worker: WorkerId, now_s: float) -> None:
         """What changed in a worker's cache goes to the directory."""
@@ -248,7 +327,7 @@ class Simulation:
             outcome = self._directory.apply(report)
             assert outcome is Applied.APPLIED, outcome  # nothing is lost on a virtual network
 
-        self._at(now_s + REPORT_DELAY_S, arrive)
+        self.at(now_s + REPORT_DELAY_S, arrive)
         if core.open_requests:
             self._changed(worker, now_s)
 
@@ -263,9 +342,9 @@ class Simulation:
                 ingress.desk.mirror(ingress.replica.siblings(), now_s)
             self._plan_follow(now_s + REPORT_INTERVAL_S)
 
-        self._at(at_s + REPORT_DELAY_S, follow)
+        self.at(at_s + REPORT_DELAY_S, follow)
 
-    def _at(self, at_s: float, action: Callable[[float], None]) -> None:
+    def at(self, at_s: float, action: Callable[[float], None]) -> None:
         heapq.heappush(self._agenda, (at_s, next(self._order), action))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mygo.speculation.foresight import Outlook
+from mygo.types import Route
 
-LAUNCH_S = 0.005
+LAUNCH_S = 0.002
 """What laying out, routing and sending one more prompt costs, about: the least gain that is worth it."""
 MEMORY_REQUESTS = 20.0
 """About so many requests tell how busy the workers are."""
@@ -27,35 +28,55 @@ class Quote:
     """Longest time until an abort takes effect: one step."""
     open_requests: int
     """That the worker has; what is wasted delays them too."""
+    workers: int = 1
+    """That share the requests which are still to come."""
+
+    @classmethod
+    def of(
+        cls, route: Route, prompt_tokens: int, *, step_tokens: int, open_requests: int, workers: int
+    ) -> Quote:
+        """``step_tokens``: most that an engine computes in one step."""
+        prefill_s = route.load_s + route.prefill_s
+        new_tokens = max(1, prompt_tokens - route.predicted_cached_tokens)
+        abort_s = prefill_s * min(1.0, step_tokens / new_tokens)
+        return cls(route.queue_s, prefill_s, abort_s, open_requests, workers)
 
 
 class Gate:
     """One per ingress. ``most``: speculations that it has running at once.
 
-    A prefill that is right saves its request the part that is computed before the search ends. One that is
-    wrong delays whoever is there and whoever comes before the worker is idle again: in a queue of one server
-    (M/G/1) at utilisation b, b / (1 - b) arrivals per service time of work that is ahead, which is the wait,
-    the prompt itself, and on average half of what is wasted. The utilisation is the share of requests that
-    found their worker busy, since arrivals see time averages.
+    One that is right takes its place in its worker's queue by so much sooner. One that is wrong is ended when
+    the search shows it, at the end of its engine's step: what was computed until then delays its own request,
+    whoever is at the worker, whoever searches now and will be sent there, and whoever comes before the worker
+    is idle again. In a queue of one server (M/G/1) at utilisation b, the last are b / (1 - b) arrivals per
+    service time of work that is ahead, which is the wait, the prompt itself, and on average half of what is
+    wasted. The utilisation is the share of requests that found their worker busy, since arrivals see time
+    averages.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._running = 0
+        self._searching = 0
         self._busy = 0.0
 
     def __repr__(self) -> str:
-        return f"<Gate {self._running} of {self._most}, busy {self._busy:.2f}>"
+        return f"<Gate {self._running} of {self._most}, searching {self._searching}, busy {self._busy:.2f}>"
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may run."""
+        return self._running < self._most
 
     @property
     def is_open(self) -> bool:
         """Whether stages are worth asking for: one more may run, and at this load nearly certain ones would
         pay."""
-        return self._running < self._most and (1 - BEST_SHARE) * self._arrivals(1.5) < BEST_SHARE
+        return self.has_room and (1 - BEST_SHARE) * self._arrivals(1.5) < BEST_SHARE
 
-    def may_gain(self, outlook: Outlook) -> bool:
-        """Whether it is worth a quote."""
-        return self.is_open and outlook.remaining_s >= LAUNCH_S
+    def searches(self, more: int) -> None:
+        """So many more requests (or fewer, if negative) are waiting for their documents."""
+        self._searching += more
 
     def dispatched(self, wait_s: float) -> None:
         """A request was sent to a worker that had so much to do before it."""
@@ -69,17 +90,28 @@ class Gate:
         """One was adopted, or ended."""
         self._running -= 1
 
+    def may_gain(self, outlook: Outlook) -> bool:
+        """Whether it is worth a quote."""
+        return self.is_open and outlook.remaining_s >= LAUNCH_S
+
     def allows(self, outlook: Outlook, quote: Quote) -> bool:
-        """Whether the expected gain is larger than what it is expected to cost others."""
+        """Whether the expected gain is larger than what it is expected to cost."""
         if not self.may_gain(outlook):
             return False
-        overlap_s = min(max(0.0, outlook.remaining_s - quote.wait_s), quote.prefill_s)
-        if overlap_s < LAUNCH_S:
-            return False
-        wrong = 1 - outlook.useful_share
-        delayed = quote.open_requests + self._arrivals(quote.wait_s / quote.prefill_s + 1.5)
-        cost_s = LAUNCH_S + wrong * (overlap_s * delayed + quote.abort_s / 2)
-        return outlook.useful_share * overlap_s > cost_s
+        sooner_s = min(outlook.remaining_s, quote.wait_s + quote.prefill_s)
+        cost_s = LAUNCH_S + (1 - outlook.useful_share) * self._harm_s(outlook.remaining_s, quote)
+        return outlook.useful_share * sooner_s > cost_s
+
+    def _harm_s(self, remaining_s: float, quote: Quote) -> float:
+        """Seconds that all would wait longer for one that is wrong."""
+        beside_s = remaining_s - quote.wait_s
+        if beside_s <= 0:
+            return 0.0  # it leaves the queue before its turn
+        computed_s = min(quote.prefill_s, max(quote.abort_s, beside_s))
+        own_s = max(quote.abort_s / 2, quote.abort_s - beside_s)
+        others = quote.open_requests + (self._searching - 1) / quote.workers
+        arrivals = self._arrivals(quote.wait_s / max(quote.prefill_s, LAUNCH_S) + 1.5)
+        return own_s + computed_s * (max(0.0, others) + arrivals)
 
     def _arrivals(self, services: float) -> float:
         """Expected before the worker is idle again, if it has so many service times of work."""

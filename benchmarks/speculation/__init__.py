@@ -1,0 +1,1 @@
+"""What prefilling beside retrieval is worth. See ``__main__``."""
