@@ -8,7 +8,7 @@ the facts (frequency, cost, who waits), and each tier's ``Shelf`` decides with a
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -63,6 +63,8 @@ class KnowledgeTree:
         self._is_uniform = True
         """All blocks have ``block_tokens``."""
         self._places: dict[Block, Place] = {}
+        self.place: Callable[[Block], Place | None] = self._places.get
+        """Where a block stands; None if the tree does not know it."""
         self._nodes = 0
         self._holders: list[Holder] = []
         self._ghosts: OrderedDict[Node, None] = OrderedDict()
@@ -162,10 +164,6 @@ class KnowledgeTree:
         self._retire(request.last)
 
     # --- facts -----------------------------------------------------------------------------------
-
-    def place(self, block: Block) -> Place | None:
-        """Where a block stands; None if the tree does not know it."""
-        return self._places.get(block)
 
     def cost_s_per_token(self, node: Node) -> float:
         """Average prefill seconds per token of the node when it was computed.

@@ -59,7 +59,7 @@ class Node:
 
     def held_by(self, tiers: Iterable[Tier]) -> bool:
         """One of these tiers holds all of it."""
-        return any(self.held.get(tier) == self.tokens for tier in tiers)
+        return self.tokens in map(self.held.get, tiers)
 
     def upward(self) -> Iterator[Node]:
         """Itself, its parent and so on, without the root."""

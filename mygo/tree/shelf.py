@@ -130,7 +130,7 @@ class Shelf:
                 place = self.tree.place(block)
                 if place is None:
                     self._strangers[block] = None
-                elif place.depth == self._holdings[place.node].last:
+                else:
                     ended[place.node] = None
         for node in ended:
             self._settle(node)
@@ -179,12 +179,11 @@ class Shelf:
     # --- what the tree tells (mygo.tree.node.Holder) ------------------------------------------------
 
     def added(self, node: Node, blocks: Iterable[Block]) -> None:
-        for block in blocks:
-            if block in self._users:
-                self._strangers.pop(block, None)
-                place = self.tree.place(block)
-                assert place is not None
-                self._hold(node, place.depth, 1, place.tokens)
+        for block in filter(self._users.__contains__, blocks):
+            self._strangers.pop(block, None)
+            place = self.tree.place(block)
+            assert place is not None
+            self._hold(node, place.depth, 1, place.tokens)
         if node in self._holdings:
             self._settle(node)
 
@@ -223,7 +222,7 @@ class Shelf:
 
     def held_elsewhere(self, node: Node, tier: Tier) -> None:
         if tier in self._faster:
-            if not node.holds_all(self.tier):
+            if node.children and not node.holds_all(self.tier):
                 self._reach_below(node)
             if node in self._holdings:
                 self._settle(node)
@@ -233,10 +232,10 @@ class Shelf:
     def _settle(self, node: Node) -> None:
         """Find out whether the node may leave, and why."""
         holding, mirrors = self._holdings[node], self._mirrors
-        mirrored = mirrors is not None and node.holds_all(mirrors.tier)
+        mirrored = mirrors is not None and node.held.get(mirrors.tier) == node.tokens
         may_cut = mirrored and mirrors is not None and mirrors.come_back
         stays = (holding.children and not may_cut) or (mirrored and self._keeps_mirrors)
-        if not holding.blocks or stays or self._users[node.blocks[holding.last - node.first_block]]:
+        if stays or not holding.blocks or self._users[node.blocks[holding.last - node.first_block]]:
             standing = Standing.STAYS
         elif holding.lost or holding.last - node.first_block + 1 != holding.blocks:
             standing = Standing.LOST
@@ -244,7 +243,8 @@ class Shelf:
             standing = Standing.MIRROR
         else:
             standing = Standing.EXPOSED
-        self._stand(node, standing)
+        if standing is not holding.standing:
+            self._exits.move(node, holding, standing)
 
     def _stand(self, node: Node, standing: Standing) -> None:
         self._exits.move(node, self._holdings[node], standing)
@@ -261,7 +261,7 @@ class Shelf:
         holding.last = max(holding.last, last)
         self._count(node, tokens)
         self.tree.hold(node, self.tier, tokens)
-        if node.holds_all(self.tier) and not node.held_by(self._faster):
+        if node.children and node.holds_all(self.tier) and not node.held_by(self._faster):
             self._reach_below(node)
         self._settle(node)
 
@@ -303,8 +303,7 @@ class Shelf:
         return strangers, gone
 
     def _take(self, node: Node, most: int, protected: Collection[Block]) -> tuple[list[Block], int]:
-        """The node's last blocks, at most ``most``, and their tokens are out of the way, and nobody else
-        knows yet. None if the last one is protected."""
+        """The last blocks of a node, and their tokens, are out of the way, and nobody else knows yet."""
         holding = self._holdings[node]
         if holding.standing is Standing.LOST:
             most = 1  # what lies before a hole need not be lost
@@ -369,7 +368,8 @@ class Shelf:
         above = self._holdings.get(node.parent) if node.parent else None
         if above is not None and node.parent is not None:
             above.children += change
-            self._settle(node.parent)
+            if above.children == max(change, 0):  # its first, or its last
+                self._settle(node.parent)
 
     # --- holes -------------------------------------------------------------------------------------
 

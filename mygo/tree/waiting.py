@@ -29,7 +29,7 @@ class WaitingQueue:
 
     def __init__(self, budget_tokens: int, changed: Callable[[Node], None]) -> None:
         """``budget_tokens``: 0 protects nothing; else the earliest request always is protected.
-        ``changed`` is called when the earliest request that protects a node becomes another one."""
+        ``changed`` is called when the earliest request that protects a held node becomes another one."""
         self._budget_tokens = budget_tokens
         self._changed = changed
         self._places: dict[str, _Place] = {}
@@ -115,7 +115,7 @@ class WaitingQueue:
                 node.awaited_tokens = max(node.held.values(), default=0)
                 self.protected_tokens += node.awaited_tokens
             insort(node.awaited_by, place.turn)
-            if node.awaited_by[0] == place.turn:
+            if node.held and node.awaited_by[0] == place.turn:
                 self._changed(node)
 
     def _give_up(self, place: _Place) -> None:
@@ -125,5 +125,5 @@ class WaitingQueue:
             del node.awaited_by[at]
             if not node.awaited_by:
                 self.protected_tokens -= node.awaited_tokens
-            if at == 0:
+            if node.held and at == 0:
                 self._changed(node)

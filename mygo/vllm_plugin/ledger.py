@@ -5,13 +5,14 @@ spans a border is owned by every segment that begins with the same few tokens: a
 one document, all documents behind one system prompt.
 
 The cache's events only say *where to look*: one block hash can have several physical blocks, so
-"removed" need not mean gone. After an event the cache itself is asked whether it has the hash.
+"removed" need not mean gone. The cache is asked when somebody is told: by then a block may have come to one
+tier, to the next and to the one after that, and is looked for once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mygo.types import ResidencyEvent, SegmentKey, SegmentSpan, Tier
@@ -33,12 +34,14 @@ _NOTHING = _Held(0, False, Tier.DEVICE)
 _NO_TAGS: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Block:
+    name: Hashable
+    """Its event id."""
     block_hash: bytes
-    tier: Tier | None
-    """The fastest that holds it."""
-    owners: dict[SegmentKey, None] = field(default_factory=dict)
+    owners: dict[SegmentKey, None]
+    tier: Tier | None = None
+    """The fastest that held it when last looked."""
 
 
 @dataclass(slots=True)
@@ -50,8 +53,8 @@ class _Node:
     start_tokens: int
     end_tokens: int
     first_block: int
-    blocks: tuple[Hashable, ...]
-    """Event ids of the owned blocks, in prompt order."""
+    blocks: tuple[_Block, ...]
+    """Those it owns, in prompt order."""
     salt: str
     tag: str
     tags: frozenset[str]
@@ -81,6 +84,9 @@ class Ledger:
         self._event_id = event_id
         self._nodes: dict[SegmentKey, _Node] = {}
         self._blocks: dict[Hashable, _Block] = {}
+        """By their event ids."""
+        self._unseen: dict[_Block, None] = {}
+        """Those to look for."""
         self._requests: dict[str, list[_Node]] = {}
         self._dirty: dict[SegmentKey, None] = {}
 
@@ -88,8 +94,7 @@ class Ledger:
         return len(self._nodes)
 
     def __repr__(self) -> str:
-        resident = sum(block.tier is not None for block in self._blocks.values())
-        return f"Ledger(segments={len(self)}, blocks={resident}/{len(self._blocks)} resident)"
+        return f"Ledger(segments={len(self)}, blocks={len(self._blocks)})"
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -133,16 +138,15 @@ class Ledger:
     # --- the cache -----------------------------------------------------------------------------
 
     def observe(self, event_ids: Iterable[Hashable]) -> None:
-        """The cache stored or removed something under these names: look at what is there now."""
+        """The cache stored or removed something under these names."""
         for event_id in event_ids:
             block = self._blocks.get(event_id)
             if block is not None:
-                self._look(block)
+                self._unseen[block] = None
 
     def observe_all(self) -> None:
-        """Anything may have changed (the cache was cleared): look at every known block."""
-        for block in self._blocks.values():
-            self._look(block)
+        """Anything may have changed (the cache was cleared)."""
+        self._unseen.update(dict.fromkeys(self._blocks.values()))
 
     # --- passages ------------------------------------------------------------------------------
 
@@ -150,11 +154,11 @@ class Ledger:
         """Hashes of all blocks that were computed in sight of a passage with one of these tags: its own, and
         everything behind it, in any path. A block that also holds the beginning of other segments counts."""
         wanted = frozenset(tags)
-        names: dict[Hashable, None] = {}
+        blocks: dict[_Block, None] = {}
         for node in self._nodes.values():
             if not wanted.isdisjoint(node.tags):
-                names.update(dict.fromkeys(node.blocks))
-        return [self._blocks[name].block_hash for name in names]
+                blocks.update(dict.fromkeys(node.blocks))
+        return [block.block_hash for block in blocks]
 
     def tags_of(self, block_hash: bytes) -> frozenset[str]:
         """Tags of the passages in whose sight a block was computed. Empty for unknown blocks."""
@@ -175,6 +179,7 @@ class Ledger:
 
     def take_events(self) -> list[ResidencyEvent]:
         """One event per segment that holds more or less than was last told; then forget the idle."""
+        self._look()
         events: list[ResidencyEvent] = []
         dirty, self._dirty = self._dirty, {}
         for key in dirty:
@@ -194,11 +199,12 @@ class Ledger:
 
     def check(self) -> None:
         """Assert the invariants; for tests."""
-        for event_id, block in self._blocks.items():
-            assert block.owners, f"{event_id!r} has no owner"
-            assert all(event_id in self._nodes[key].blocks for key in block.owners)
+        for name, block in self._blocks.items():
+            assert block.owners and block.name == name, f"{name!r} has no owner"
+            assert all(block in self._nodes[key].blocks for key in block.owners)
         for node in self._nodes.values():
-            assert all(node.key in self._blocks[event_id].owners for event_id in node.blocks)
+            assert all(node.key in self._blocks[block.name].owners for block in node.blocks)
+        assert all(self._blocks[block.name] is block for block in self._unseen)
 
     # --- parts ---------------------------------------------------------------------------------
 
@@ -216,24 +222,30 @@ class Ledger:
         if node is not None:
             return node
         first = start_tokens // self._block_tokens
-        hashes = block_hashes[first : span.end_tokens // self._block_tokens]
-        names = tuple(self._event_id(block_hash) for block_hash in hashes)
         tags = tags_before | {span.tag} if span.tag else tags_before
-        node = _Node(key, parent, start_tokens, span.end_tokens, first, names, span.salt, span.tag, tags)
-        for name, block_hash in zip(names, hashes, strict=True):
+        blocks: list[_Block] = []
+        for block_hash in block_hashes[first : span.end_tokens // self._block_tokens]:
+            name = self._event_id(block_hash)
             block = self._blocks.get(name)
             if block is None:
-                block = self._blocks[name] = _Block(block_hash, self._tier_of(block_hash))
-            block.owners[key] = None
-        self._nodes[key] = node
+                block = self._blocks[name] = _Block(name, block_hash, {key: None})
+                self._unseen[block] = None
+            else:
+                block.owners[key] = None
+            blocks.append(block)
+        node = self._nodes[key] = _Node(
+            key, parent, start_tokens, span.end_tokens, first, tuple(blocks), span.salt, span.tag, tags
+        )
         self._dirty[key] = None
         return node
 
-    def _look(self, block: _Block) -> None:
-        tier = self._tier_of(block.block_hash)
-        if tier != block.tier:
-            block.tier = tier
-            self._dirty.update(block.owners)
+    def _look(self) -> None:
+        for block in self._unseen:
+            tier = self._tier_of(block.block_hash)
+            if tier is not block.tier:
+                block.tier = tier
+                self._dirty.update(block.owners)
+        self._unseen.clear()
 
     def _held(self, node: _Node) -> _Held:
         """A hole makes the rest of the segment unreachable: only leading blocks count.
@@ -242,8 +254,8 @@ class Ledger:
         """
         slowest = Tier.DEVICE
         blocks = 0
-        for name in node.blocks:
-            tier = self._blocks[name].tier
+        for block in node.blocks:
+            tier = block.tier
             if tier is None:
                 break
             if tier is not slowest and _SLOWER[tier] > _SLOWER[slowest]:
@@ -255,18 +267,14 @@ class Ledger:
         return _Held(prefix_tokens, blocks == len(node.blocks), slowest)
 
     def _worth_keeping(self, node: _Node) -> bool:
-        return any(
-            block.tier is not None and len(block.owners) <= MAX_IDLE_OWNERS
-            for block in (self._blocks[name] for name in node.blocks)
-        )
+        return any(block.tier is not None and len(block.owners) <= MAX_IDLE_OWNERS for block in node.blocks)
 
     def _forget(self, node: _Node) -> None:
         del self._nodes[node.key]
-        for name in node.blocks:
-            block = self._blocks[name]
+        for block in node.blocks:
             del block.owners[node.key]
             if not block.owners:
-                del self._blocks[name]
+                del self._blocks[block.name]
 
 
 def _event(node: _Node) -> ResidencyEvent:

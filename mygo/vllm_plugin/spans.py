@@ -98,17 +98,13 @@ def _repair(raw: object) -> Repair | None:
 
 
 def _span(entry: Any) -> SegmentSpan:
-    match entry:
-        case [str(key), int(end_tokens), str(salt)] if _KEY.fullmatch(key) and end_tokens >= 0:
-            return SegmentSpan(SegmentKey(key), end_tokens, salt)
-        case [str(key), int(end_tokens), str(salt), str(tag)] if (
-            _KEY.fullmatch(key) and end_tokens >= 0 and (not tag or _KEY.fullmatch(tag))
-        ):
+    # for each span of each request: ``match`` with patterns of types takes three times as long
+    if isinstance(entry, list | tuple) and len(entry) in (3, 4):
+        key, end_tokens, salt, tag = (*entry, "")[:4]
+        is_typed = type(key) is type(salt) is type(tag) is str and type(end_tokens) is int
+        if is_typed and end_tokens >= 0 and _KEY.fullmatch(key) and (not tag or _KEY.fullmatch(tag)):
             return SegmentSpan(SegmentKey(key), end_tokens, salt, tag)
-        case _:
-            raise _wrong(
-                f"{entry!r} is not a span [key, end_tokens, salt, tag], key and tag of 32 hex digits"
-            )
+    raise _wrong(f"{entry!r} is not a span [key, end_tokens, salt, tag], key and tag of 32 hex digits")
 
 
 def _wrong(problem: str) -> BadRequest:

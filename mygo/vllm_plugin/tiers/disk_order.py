@@ -21,7 +21,9 @@ class DiskOrder:
         self._leaving: dict[ChunkKey, None] = {}
         """These go next, in this order, and the shelf knows them no more. They can be read until they go."""
         self._came: list[bytes] = []
-        """Blocks in use that the shelf does not know yet: it learns of a run of them in one go."""
+        self._idle: list[bytes] = []
+        """Chunks come and are unlocked one by one; the shelf learns in one go which blocks came, and which
+        are used no more."""
 
     def put(self, key: ChunkKey) -> None:
         block = key[:-GROUP_BYTES]
@@ -34,6 +36,9 @@ class DiskOrder:
         if self._came:
             self._shelf.put_all(self._came)
             self._came.clear()
+        if self._idle:
+            self._shelf.unlock_all(self._idle)
+            self._idle.clear()
 
     def lock(self, key: ChunkKey) -> None:
         self.settle()
@@ -45,9 +50,8 @@ class DiskOrder:
             self._shelf.lock(key[:-GROUP_BYTES])
 
     def unlock(self, key: ChunkKey) -> None:
-        self.settle()
         self._locked.discard(key)
-        self._shelf.unlock(key[:-GROUP_BYTES])
+        self._idle.append(key[:-GROUP_BYTES])
 
     def touch(self, key: ChunkKey) -> None:
         """The tree knows of accesses from the requests themselves."""
@@ -56,10 +60,10 @@ class DiskOrder:
         if key in self._leaving:
             del self._leaving[key]
             return
-        self.settle()
         block = key[:-GROUP_BYTES]
         if key in self._locked:
             self.unlock(key)
+        self.settle()
         chunks = self._chunks[block]
         del chunks[key]
         if not chunks:

@@ -20,9 +20,9 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
         super().__init__(cache_capacity)
         self._shelf = shelf
         self._came: list[bytes] = []
-        self._idle: list[bytes] = []
-        """vLLM tells of chunks one by one; the shelf learns in one go which blocks came, and which are used
-        no more."""
+        self._idle: dict[OffloadKey, None] = {}
+        """vLLM tells of chunks one by one; the shelf learns in one go which blocks came, and which chunks are
+        used no more."""
         self._chunks: dict[OffloadKey, ChunkStatus] = {}
         self._keys: dict[bytes, list[OffloadKey]] = {}
         self._doomed: dict[OffloadKey, None] = {}
@@ -41,10 +41,12 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
 
     def settle(self) -> None:
         """Let the shelf know all that was told."""
-        self._shelf.put_all(self._came)
-        self._came.clear()
-        self._shelf.unlock_all(self._idle)
-        self._idle.clear()
+        if self._came:
+            self._shelf.put_all(self._came)
+            self._came.clear()
+        if self._idle:
+            self._shelf.unlock_all(map(get_offload_block_hash, self._idle))
+            self._idle.clear()
 
     def holds(self, key: OffloadKey) -> bool:
         """Also true while the chunk is being written."""
@@ -93,17 +95,21 @@ class TreeCachePolicy(CachePolicy):  # type: ignore[misc]
 
     def remove(self, key: OffloadKey) -> None:
         """The chunk could not be written."""
-        self._idle.append(get_offload_block_hash(key))
+        self._idle[key] = None
         self._drop(key)
 
     def touch(self, keys: Iterable[OffloadKey], req_context: ReqContext) -> None:
         return
 
     def mark_evictable(self, key: OffloadKey) -> None:
-        self._idle.append(get_offload_block_hash(key))
+        self._idle[key] = None
 
     def mark_non_evictable(self, key: OffloadKey) -> None:
-        if self._came or self._idle:
+        """What was stored just now is read at once to be written to disk: the shelf need not know."""
+        if key in self._idle:
+            del self._idle[key]
+            return
+        if self._came:
             self.settle()
         self._shelf.lock(get_offload_block_hash(key))
 

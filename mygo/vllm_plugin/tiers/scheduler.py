@@ -79,6 +79,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self.manager.primary_tier._policy = self._host
         # each step it would look at all live requests for what only tiers that store whole requests leave
         self.manager._flush_pending_cascades = lambda: None
+        # for policies that learn from it what a request used: ours knows that from the tree
+        self.manager.primary_tier._record_request_cache_access = lambda *args, **kwargs: None
         self._disk: DiskTier | None = next(iter(self.manager.secondary_tiers), None)
         self._disk_order: DiskOrder | None = None
         if self._disk is not None and self._disk.store is not None:
