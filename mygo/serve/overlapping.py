@@ -7,7 +7,6 @@ search has confirmed its documents, and a prefill that is lost, wrong or refused
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +22,8 @@ from mygo.speculation import Foresight, Gate, Outlook, Overlap, Quote, Speculati
 from mygo.speculation.machine import Documents
 from mygo.types import DomainTag, Prompt, RequestId, TenantId
 
-logger = logging.getLogger(__name__)
+LEAST_STAGES = 2
+"""A search that is expected to take less than so many has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +55,32 @@ class Overlapper:
         self.gate = Gate(config.retrieval.speculations)
         self.foresight = Foresight()
         self._searcher = searcher
-        self._speculates = config.retrieval.speculations > 0
+        self._retrieval = config.retrieval
 
     async def begin(self, tenant: TenantId, request: AnswerRequest) -> Begun:
         """Raises what the search, the planner or the worker raises."""
-        arrived_s = self.clock()
-        if request.retrieval is None:
+        retrieval = request.retrieval
+        if retrieval is None:
             found = inline(request.documents, DomainTag(tenant))
-        elif self._speculates and self.gate.is_open:
-            return await self._overlapped(tenant, request, request.retrieval)
-        else:
-            with self._searching():
-                found = await self._searcher.search(tenant, request.query, request.retrieval)
-        retrieval_s = self.clock() - arrived_s
+            plan = await self.planner.plan(tenant, request, found)
+            return Begun(found, plan, await self.send(plan), retrieval_s=0.0)
+        if self._is_worth_stages(retrieval):
+            return await self._overlapped(tenant, request, retrieval)
+        search = Speculation(self.clock())
+        with self._searching():
+            found = await self._searcher.search(tenant, request.query, retrieval)
+        search.final(_documents(found), self.clock())
+        self.foresight.learn(retrieval.store_ids, search)
         plan = await self.planner.plan(tenant, request, found)
-        overlap = None if request.retrieval is None else Overlap(stages=1, settled_stage=1)
-        return Begun(found, plan, await self.send(plan), retrieval_s, overlap)
+        generation = await self.send(plan)
+        return Begun(found, plan, generation, search.took_s, search.overlap(self.clock()))
+
+    def _is_worth_stages(self, retrieval: Retrieval) -> bool:
+        """Streams of results cost shards and ingress more than one result: only where there will be several,
+        and something to gain. So the first search of a place is in one go, and tells how long it takes."""
+        expected_s = self.foresight.search_s(retrieval.store_ids)
+        has_stages = expected_s >= LEAST_STAGES * self._retrieval.stage_s
+        return self._retrieval.speculations > 0 and has_stages and self.gate.is_open
 
     @contextlib.contextmanager
     def _searching(self) -> Iterator[None]:
@@ -86,18 +96,18 @@ class Overlapper:
         return generation
 
     async def _overlapped(self, tenant: TenantId, request: AnswerRequest, retrieval: Retrieval) -> Begun:
-        arrived_s = self.clock()
         one = _Overlapping(self, tenant, request, retrieval)
         try:
-            one.open()
-            async with contextlib.aclosing(self._searcher.stages(tenant, request.query, retrieval)) as stages:
-                async for found in stages:
-                    if found.is_final:
-                        break
-                    await one.provisional(found)
-            retrieval_s = self.clock() - arrived_s
+            with self._searching():
+                one.open()
+                searching = self._searcher.stages(tenant, request.query, retrieval)
+                async with contextlib.aclosing(searching) as stages:
+                    async for found in stages:
+                        if found.is_final:
+                            break
+                        await one.provisional(found)
             plan, generation = await one.final(found)
-            return Begun(found, plan, generation, retrieval_s, one.search.overlap(self.clock()))
+            return Begun(found, plan, generation, one.search.took_s, one.search.overlap(self.clock()))
         except BaseException:
             await one.aclose()
             raise

@@ -57,6 +57,11 @@ class Foresight:
         stage_s = search.stages[-1][1] if stage else search.began_s
         return Outlook(useful, max(0.0, seen.remaining_s / seen.searches - (now_s - stage_s)))
 
+    def search_s(self, scope: Hashable) -> float:
+        """Expected seconds of a search; 0 where none was seen."""
+        seen = self._scopes.get(scope, {}).get(0, _Seen())
+        return seen.remaining_s / seen.searches if seen.searches else 0.0
+
     def learn(self, scope: Hashable, search: Speculation) -> None:
         """``search`` has had its final result."""
         seen = self._scopes.setdefault(scope, {})

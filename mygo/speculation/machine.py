@@ -50,6 +50,11 @@ class Speculation:
         return f"<Speculation after {len(self.stages)} stages, running={self._running is not None}>"
 
     @property
+    def took_s(self) -> float:
+        """Until the latest stage."""
+        return self.stages[-1][1] - self.began_s if self.stages else 0.0
+
+    @property
     def is_running(self) -> bool:
         return self._running is not None
 

@@ -123,6 +123,7 @@ class Cluster:
         seed: int = 0,
         early_deaths: bool = False,
         speculations: int = 2,
+        stage_s: float = 0.0,
         planner: Planner | None = None,
         hasty: int = 0,
         rerank: float | None = None,
@@ -138,7 +139,8 @@ class Cluster:
         self.has_begun = False
         """A worker that dies from here on ends the answer, as it does without speculation."""
         config = Config(
-            routing=RoutingConfig(retries=1), retrieval=RetrievalConfig(speculations=speculations)
+            routing=RoutingConfig(retries=1),
+            retrieval=RetrievalConfig(speculations=speculations, stage_s=stage_s),
         )
         workers: Any = type("Workers", (), {"options": lambda self, stream: self, "generate": self})()
         directory: Any = type("Directory", (), {"forget": type("M", (), {"remote": lambda *_: None})})()
@@ -200,7 +202,7 @@ class Cluster:
 
     def check_nothing_is_left(self) -> None:
         assert not [name for name, stream in self.streams.items() if stream.is_open]
-        assert self.overlapper.gate._running == 0
+        assert self.overlapper.gate._running == self.overlapper.gate._searching == 0
         desk = self.dispatcher._desk
         assert not [each for each in "abc" if desk.open_requests(WorkerId(each), self.clock())]
         assert len(asyncio.all_tasks()) == 1
@@ -310,6 +312,23 @@ def test_switched_off_it_asks_once_and_searches_in_one_go() -> None:
         assert set(cluster.streams) == {"r"} and not cluster.searched.is_set()
         assert begun.overlap is not None and begun.overlap.stages == 1
         await begun.generation.aclose()
+
+    asyncio.run(run())
+
+
+def test_searches_are_staged_only_where_they_have_taken_long() -> None:
+    async def run() -> None:
+        cluster = Cluster([(1, 2), (1, 2)], stage_s=1.0)
+        first = await cluster.begin()  # nobody knows how long it takes
+        await first.generation.aclose()
+        short = await cluster.begin()
+        await short.generation.aclose()
+        assert not cluster.searched.is_set()
+        teach(cluster)
+        long = await cluster.begin()
+        await long.generation.aclose()
+        assert cluster.searched.is_set()
+        assert [begun.overlap.stages for begun in (first, short, long) if begun.overlap] == [1, 1, 2]
 
     asyncio.run(run())
 
