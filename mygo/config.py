@@ -151,8 +151,9 @@ class ReuseConfig(Section):
     document's KV is also reused behind other documents, and part of it computed anew: an approximation,
     which answers are labelled with. Until comparisons have proven it good enough, answers are exact all the
     same. Stores and requests may ask for `exact`."""
-    host_bytes: Bytes = 2**29
-    """Under `blend`: host memory of a worker for documents' KV, besides `cache.host_bytes`."""
+    chunk_share: float = Field(default=0.5, gt=0, le=1)
+    """Under `blend`: part of `cache.host_bytes` and `cache.disk_bytes` that documents' own KV gets; that of
+    whole prompts keeps the rest. What suits a load is seen by `python -m benchmarks.blend --chunk-share`."""
     repair_share: float = Field(default=0.15, ge=0, le=1)
     """Under `blend`: part of a document that is computed anew where nothing before it is as it was.
     `mygo calibrate` finds the least that keeps answers good."""
@@ -161,9 +162,6 @@ class ReuseConfig(Section):
     kl_bound: float = Field(default=0.12, gt=0, lt=1)
     """Under `blend`: how far the first token's distribution may be from the exact one on average, as KL
     divergence in nats. Blending that breaks it is repaired more, and then switched off."""
-    disk_bytes: int = Field(default=0, ge=0)
-    """Under `blend`: most that a worker keeps of documents' KV in `cache.disk_path`, besides
-    `cache.disk_bytes`; 0 for none."""
 
 
 class EmbedderConfig(Section):
@@ -272,8 +270,8 @@ class Config(Section):
     def _blend_is_computed(self) -> Config:
         if self.reuse.mode == "blend" and self.workers.device == "emulated":
             raise ValueError("reuse.mode: emulated engines cannot blend; set it to exact")
-        if self.reuse.disk_bytes and self.cache.disk_path is None:
-            raise ValueError("reuse.disk_bytes: there is no folder for them; set cache.disk_path")
+        if self.reuse.mode == "blend" and not self.cache.host_bytes:
+            raise ValueError("reuse.mode: what is blended lies in host memory; set cache.host_bytes")
         return self
 
     @model_validator(mode="after")

@@ -27,6 +27,8 @@ from mygo.vllm_plugin.settings import ChunkSettings, engine_arguments
 
 STEP_TOKENS = 2048
 """Nobody waits for a short answer here, and larger steps have less overhead."""
+CHUNK_BYTES = 2**36
+"""More than one group of questions takes; it is taken as it is filled."""
 _SECRET = b"calibration"
 _SAID = "mygo_said"
 
@@ -64,8 +66,8 @@ class BlendEngine:
     def __init__(self, config: Config, model: Path) -> None:
         """Needs VLLM_ENABLE_V1_MULTIPROCESSING=0 from before vLLM was imported."""
         self._heard: dict[int, _Heard] = {}
-        reuse, settings = config.reuse, config.model
-        chunks = ChunkSettings(host_bytes=reuse.host_bytes, max_variants=1)
+        settings = config.model
+        chunks = ChunkSettings(host_bytes=CHUNK_BYTES, max_variants=1)
         self._llm = LLM(
             str(model),
             skip_tokenizer_init=True,

@@ -8,7 +8,7 @@ passages of a question meet before they meet in it: none has seen what it sees n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -22,7 +22,9 @@ GROUP_QUESTIONS = 4
 class Posed:
     question: Question
     passages: tuple[str, ...]
-    """In the order of the prompt."""
+    """In the order of the prompt; what answers the question may stand anywhere."""
+    by_popularity: tuple[str, ...]
+    """The same in an order that all prompts have in common, and that knows no question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ def groups(
             f"neighbours: give documents of at least {needed} passages, or fewer documents per prompt"
         )
     found: list[Group] = []
+    ranked = Random(f"{seed} popularity").sample(passages, k=len(passages))
+    rank = {passage: place for place, passage in enumerate(ranked)}
     waiting = list(questions)
     while waiting:
         chosen: list[Question] = []
@@ -55,13 +59,19 @@ def groups(
                 chosen.append(question)
                 taken.update(question.passages)
         waiting = [question for question in waiting if question not in chosen]
-        found.append(_group(chosen, taken, passages, documents, Random(f"{seed} {chosen[0].id}")))
+        rng = Random(f"{seed} {chosen[0].id}")
+        found.append(_group(chosen, taken, passages, documents, rank, rng))
     # what is measured of them before a run is cut off is of all kinds
     return Random(seed).sample(found, k=len(found))
 
 
 def _group(
-    questions: Sequence[Question], taken: set[str], passages: Sequence[str], documents: int, rng: Random
+    questions: Sequence[Question],
+    taken: set[str],
+    passages: Sequence[str],
+    documents: int,
+    rank: Mapping[str, int],
+    rng: Random,
 ) -> Group:
     others = [passage for passage in rng.sample(passages, k=len(passages)) if passage not in taken]
     posed: list[Posed] = []
@@ -74,7 +84,8 @@ def _group(
         own = list(question.passages)
         while len(own) < documents:
             own.append(others.pop())
-        posed.append(Posed(question, tuple(rng.sample(own, k=documents))))
+        by_popularity = tuple(sorted(own, key=rank.__getitem__))
+        posed.append(Posed(question, tuple(rng.sample(own, k=documents)), by_popularity))
     births = []
     for place in range(documents):
         born = [each.passages[place] for each in posed]

@@ -1,4 +1,4 @@
-"""Each question exactly, and by every repair, from documents' KV that was born in other prompts."""
+"""Each question exactly, in two orders of its documents, and by every repair of KV from other prompts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import AutoTokenizer
 from mygo.blend.selection import Repair
 from mygo.calibration.engine import Answer, Asked, BlendEngine
 from mygo.calibration.groups import Group, Posed
-from mygo.calibration.records import EXACT, Outcome, Records
+from mygo.calibration.records import CACHE_ORDER, EXACT, Outcome, Records
 from mygo.config import Config
 from mygo.prompt.build import PromptBuilder
 from mygo.prompt.template import ChatTemplate, Message
@@ -73,22 +74,36 @@ def measure(
     """Add to ``records`` what they do not know yet of these groups; ``say`` is told of questions that are
     done."""
     for group in groups:
-        missing = {
-            posed: [
-                repair
-                for repair in repairs
-                if not records.has(posed.question.id, repair.method.value, repair.share)
-            ]
-            for posed in group.posed
-        }
-        todo = {posed: wanted for posed, wanted in missing.items() if wanted}
+        todo: dict[Posed, list[Way]] = {}
+        for posed in group.posed:
+            wanted = [Way(repair.method.value, repair.share, repair) for repair in repairs]
+            wanted.append(Way(CACHE_ORDER, 1.0))
+            missing = [way for way in wanted if not records.has(posed.question.id, way.method, way.share)]
+            if missing:
+                todo[posed] = missing
         if todo:
             records.add(_measured(engine, prompts, group, todo))
         say(len(group.posed))
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """To answer a question."""
+
+    method: str
+    share: float
+    repair: Repair | None = None
+    """None: all is computed."""
+
+    def passages(self, posed: Posed) -> tuple[str, ...]:
+        return posed.by_popularity if self.method == CACHE_ORDER else posed.passages
+
+
+_EXACT = Way(EXACT, 1.0)
+
+
 def _measured(
-    engine: BlendEngine, prompts: Prompts, group: Group, todo: dict[Posed, list[Repair]]
+    engine: BlendEngine, prompts: Prompts, group: Group, todo: dict[Posed, list[Way]]
 ) -> list[Outcome]:
     engine.forget(chunks=True)
     births = [prompts.prompt(passages, group.posed[0].question.text) for passages in group.births]
@@ -96,46 +111,45 @@ def _measured(
     engine.forget(chunks=False)
     # from here on the system prompt lies on the device for all, so that what chunks give can be told apart
     engine.answer([Asked(prompts.prompt((), group.posed[0].question.text))])
-    ways = [(posed, repair) for posed, wanted in todo.items() for repair in wanted]
-    # exact ones last: what they compute is kept, and would be reused in the place where it was born
-    blended = _asked(engine, prompts, ways)
-    exact = dict(zip(todo, _asked(engine, prompts, [(posed, None) for posed in todo]), strict=True))
-    outcomes = [_outcome(prompts, posed, None, exact[posed], exact[posed]) for posed in todo]
-    for (posed, repair), answers in zip(ways, blended, strict=True):
-        outcomes.append(_outcome(prompts, posed, repair, answers, exact[posed]))
-    return outcomes
+    ways = [(posed, way) for posed, wanted in todo.items() for way in wanted]
+    blended = [each for each in ways if each[1].repair is not None]
+    # last, because what they compute is kept, and would be reused in the place where it was born
+    computed = [each for each in ways if each[1].repair is None] + [(posed, _EXACT) for posed in todo]
+    found = dict(zip(blended, _asked(engine, prompts, blended), strict=True))
+    found |= zip(computed, _asked(engine, prompts, computed), strict=True)
+    exact = [(posed, _EXACT) for posed in todo]  # first: who is known in any other way is known in this one
+    return [
+        _outcome(prompts, posed, way, found[posed, way], found[posed, _EXACT])
+        for posed, way in (*exact, *ways)
+    ]
 
 
 Answers = tuple[Answer, Answer]
 """What it was made to say, and what it said by itself."""
 
 
-def _asked(
-    engine: BlendEngine, prompts: Prompts, ways: Sequence[tuple[Posed, Repair | None]]
-) -> list[Answers]:
+def _asked(engine: BlendEngine, prompts: Prompts, ways: Sequence[tuple[Posed, Way]]) -> list[Answers]:
     asked: list[Asked] = []
-    for posed, repair in ways:
-        prompt = prompts.prompt(posed.passages, posed.question.text)
-        asked.append(Asked(prompt, repair, said=prompts.answer_ids(posed.question.answers[0])))
-        asked.append(Asked(prompt, repair, max_tokens=ANSWER_TOKENS))
+    for posed, way in ways:
+        prompt = prompts.prompt(way.passages(posed), posed.question.text)
+        asked.append(Asked(prompt, way.repair, said=prompts.answer_ids(posed.question.answers[0])))
+        asked.append(Asked(prompt, way.repair, max_tokens=ANSWER_TOKENS))
     answers = engine.answer(asked)
     return list(zip(answers[::2], answers[1::2], strict=True))
 
 
-def _outcome(
-    prompts: Prompts, posed: Posed, repair: Repair | None, answers: Answers, exact: Answers
-) -> Outcome:
+def _outcome(prompts: Prompts, posed: Posed, way: Way, answers: Answers, exact: Answers) -> Outcome:
     said, own = answers
     right, text = posed.question.answers, prompts.text(own.token_ids)
     return Outcome(
         question=posed.question.id,
         documents=len(posed.question.passages),
-        method=EXACT if repair is None else repair.method.value,
-        share=1.0 if repair is None else repair.share,
+        method=way.method,
+        share=way.share,
         first_token_kl=kl(exact[0].first, said.first),
         gold_nats=said.nats,
         gold_nats_more=said.nats - exact[0].nats,
-        computed_share=1.0 if repair is None else _computed_share(prompts, posed, answers),
+        computed_share=1.0 if way.repair is None else _computed_share(prompts, posed, answers),
         f1=max(f1(text, answer) for answer in right),
         exact_match=float(any(_words(text) == _words(answer) for answer in right)),
         same=own.token_ids == exact[1].token_ids,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mygo.calibration.records import CACHE_ORDER
 from mygo.calibration.report import Report
 from mygo.errors import ConfigError
 
@@ -16,7 +17,7 @@ def require() -> None:
 
 def plot(report: Report, path: Path, title: str) -> None:
     """First-token KL and the change of the right answer's likelihood, a line for each method and number of
-    documents that questions take; bars reach up to the bootstrap's upper end."""
+    documents that questions take; bars reach up to the bootstrap's upper end. Dotted: cache order."""
     figure, (left, right) = _pyplot().subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     blended = [line for line in report.lines if line.computed_share < 1]
     for method, documents in sorted({(line.method, line.documents) for line in blended}):
@@ -36,8 +37,13 @@ def plot(report: Report, path: Path, title: str) -> None:
         ):
             up = [max(0.0, upper - mean) for mean, upper in zip(means, uppers, strict=True)]
             axes.errorbar(x, means, yerr=[[0.0] * len(up), up], marker="o", capsize=3, label=name)
+    for line in report.lines:
+        if line.method == CACHE_ORDER:
+            name = f"{CACHE_ORDER}, {line.documents} document{'s' if line.documents > 1 else ''}"
+            for axes, mean in ((left, line.kl), (right, line.gold_nats_more)):
+                axes.axhline(mean, color=f"C{line.documents + 3}", linestyle=":", label=name)
     for axes, label, bound in (
-        (left, "first token: KL(exact || blended), nats", report.kl_bound),
+        (left, "first token: KL(exact || this), nats", report.kl_bound),
         (right, "right answer: nats per token, more than exact", report.gold_nats_bound),
     ):
         axes.axhline(bound, color="black", linestyle="--", label=f"bound {bound:g}")

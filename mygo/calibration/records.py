@@ -13,6 +13,9 @@ from mygo.errors import ConfigError
 
 EXACT = "exact"
 """Stands for a method where nothing is reused."""
+CACHE_ORDER = "cache order"
+"""The same, but documents are laid out in an order that all prompts have in common, as document order
+``cache`` does: it finds more exact prefixes, and gives other answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +26,9 @@ class Outcome:
     documents: int
     """That the question takes."""
     method: str
-    """Of ``mygo.blend.selection``, or ``exact``."""
+    """Of ``mygo.blend.selection``, or one of the above."""
     share: float
-    """Alpha; 1 if exact."""
+    """Alpha; 1 if all is computed."""
     first_token_kl: float
     """KL(exact || this) over the whole vocabulary, nats."""
     gold_nats: float

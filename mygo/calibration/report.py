@@ -1,4 +1,8 @@
-"""What the outcomes say: a row per way of answering, and the repair to choose."""
+"""What the outcomes say: a row per way of answering, and the repair to choose.
+
+Document order ``cache`` has a row, too: it costs no exactness, but it changes answers, and who considers
+blending should see by how much.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 
 from mygo.blend.calibrate import LEAST_ROWS, Calibration, Row, calibrate, upper_mean
 from mygo.blend.selection import Method
-from mygo.calibration.records import EXACT, Outcome
+from mygo.calibration.records import CACHE_ORDER, EXACT, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def report(outcomes: Sequence[Outcome], *, kl_bound: float, gold_nats_bound: flo
         for (method, share), all_of in sorted(ways.items(), key=lambda way: (way[0][0] != EXACT, way[0]))
         if (group := [each for each in all_of if each.documents == documents])
     ]
-    blended = {way: found for way, found in ways.items() if way[0] != EXACT}
+    blended = {way: found for way, found in ways.items() if way[0] not in (EXACT, CACHE_ORDER)}
     rows = [
         Row(Method(method), share, each.first_token_kl, each.gold_nats_more, each.computed_share)
         for (method, share), found in blended.items()

@@ -19,7 +19,7 @@ from mygo import models
 from mygo.blend.calibrate import LEAST_ROWS
 from mygo.blend.selection import Repair
 from mygo.calibration import groups, plots, questions
-from mygo.calibration.records import EXACT, Records
+from mygo.calibration.records import CACHE_ORDER, EXACT, Records
 from mygo.calibration.report import Line, Report, report
 from mygo.cli import ingest
 from mygo.cli.terminal import err, out, print_json, quiet_vllm
@@ -162,7 +162,7 @@ def _measure(
     records: Records,
 ) -> None:
     asked = [each.question.id for group in posed for each in group.posed]
-    wanted = [(repair.method.value, repair.share) for repair in repairs]
+    wanted = [(CACHE_ORDER, 1.0), *((repair.method.value, repair.share) for repair in repairs)]
     if all(records.has(question, *way) for question in asked for way in wanted):
         return
     # read when vLLM is first imported
@@ -195,9 +195,10 @@ def show(found: Report, folder: Path) -> None:
     for documents in sorted({line.documents for line in found.lines}):
         out.print(_table([line for line in found.lines if line.documents == documents], documents))
     out.print(
-        "%: of document tokens, computed; KL: of the first token, exact against blended; nats: per token of "
-        "the right answer, and how many more than exact; 95%: upper end, by bootstrap; same: share of the "
-        "model's own answers"
+        "%: of document tokens, computed; KL: of the first token, against exact; nats: per token of the "
+        "right answer, and how many more than exact; 95%: upper end, by bootstrap; same: share of the "
+        f"model's own answers; {CACHE_ORDER}: all computed, with the documents in an order that knows no "
+        "question, as prompt.document_order: cache comes to"
     )
     if found.too_few:
         out.print(f"not considered, too few questions: {', '.join(found.too_few)}")
@@ -223,7 +224,7 @@ def _table(lines: Sequence[Line], documents: int) -> Table:
         exact = line.method == EXACT
         change = f"{line.gold_nats_more:+.3f}", f"{line.gold_nats_more_upper:+.3f}"
         table.add_row(
-            line.method if exact else f"{line.method} {line.share:g}",
+            line.method if line.method in (EXACT, CACHE_ORDER) else f"{line.method} {line.share:g}",
             str(line.questions),
             f"{100 * line.computed_share:.1f}",
             *(("", "") if exact else (f"{line.kl:.3f}", f"{line.kl_upper:.3f}")),

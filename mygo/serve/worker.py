@@ -24,7 +24,7 @@ from ray.serve.llm import LLMConfig, LLMServer, build_llm_deployment
 
 from mygo import metrics
 from mygo.blend.verdicts import Divergence
-from mygo.config import CacheConfig, Config
+from mygo.config import Config
 from mygo.errors import Unavailable
 from mygo.serve import profiling, quality_metrics, tier_metrics
 from mygo.serve.calls import pack
@@ -72,7 +72,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         state_path = config.cluster.cache_dir / "guard" / f"{os.uname().nodename}-{context.rank.local_rank}"
         chunks = replace(chunk_settings(config), guard_state_path=str(state_path))
         llm_config.update_engine_kwargs(
-            **engine_arguments(str(socket), tiers=tier_settings(config.cache), chunks=chunks)
+            **engine_arguments(str(socket), tiers=tier_settings(config), chunks=chunks)
         )
         await super().__init__(llm_config)
         # after the engine's own imports: vLLM reads its environment when it is first imported
@@ -201,28 +201,32 @@ class Worker(LLMServer):  # type: ignore[misc]
         os._exit(1)
 
 
-def tier_settings(cache: CacheConfig) -> TierSettings:
-    """The plugin's settings: the same names, without a size for a disk that is not there."""
-    values = cache.model_dump()
-    if cache.disk_path is None:
-        return TierSettings(**values | {"disk_bytes": 0})
-    return TierSettings(**values | {"disk_path": str(cache.disk_path)})
+def tier_settings(config: Config) -> TierSettings:
+    """The plugin's settings: the same names, without a size for a disk that is not there, and without what
+    chunks get."""
+    cache, chunks = config.cache, chunk_settings(config)
+    values = cache.model_dump() | {"host_bytes": cache.host_bytes - chunks.host_bytes}
+    if cache.disk_path is None or chunks.host_bytes == cache.host_bytes:
+        return TierSettings(**values | {"disk_path": None, "disk_bytes": 0})
+    disk_bytes = cache.disk_bytes - chunks.disk_bytes
+    return TierSettings(**values | {"disk_path": str(cache.disk_path), "disk_bytes": disk_bytes})
 
 
 def chunk_settings(config: Config) -> ChunkSettings:
     """The plugin's settings: no memory where nothing is blended."""
-    reuse, folder = config.reuse, config.cache.disk_path
+    reuse, cache = config.reuse, config.cache
     if reuse.mode == "exact":
         return ChunkSettings()
     settings = ChunkSettings(
-        host_bytes=reuse.host_bytes,
+        host_bytes=int(reuse.chunk_share * cache.host_bytes),
         repair_share=reuse.repair_share,
         floor_tokens=reuse.floor_tokens,
         kl_bound=reuse.kl_bound,
     )
-    if folder is None or not reuse.disk_bytes:
+    if cache.disk_path is None:
         return settings
-    return replace(settings, disk_path=str(folder / "chunks"), disk_bytes=reuse.disk_bytes)
+    disk_bytes = int(reuse.chunk_share * cache.disk_bytes)
+    return replace(settings, disk_path=str(cache.disk_path / "chunks"), disk_bytes=disk_bytes)
 
 
 class LocalModel(CallbackBase):  # type: ignore[misc]

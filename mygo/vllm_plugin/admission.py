@@ -7,6 +7,7 @@ without that, requests are admitted first come, first served, and the rest of th
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
@@ -219,6 +220,28 @@ class OrderedScheduler(_Admission, Scheduler):  # type: ignore[misc]
 
 class OrderedAsyncScheduler(_Admission, AsyncScheduler):  # type: ignore[misc]
     """The same for an engine that schedules a step while the one before it computes."""
+
+    def _handle_invalid_blocks(
+        self, invalid_block_ids: set[int], num_scheduled_tokens: dict[str, int]
+    ) -> set[str]:
+        """Running requests with KV that was not loaded after all begin anew.
+
+        vLLM would set back what they have computed, but not what the step under way will have: its output
+        would count twice. So they are preempted, as vLLM does where it resets a cache in use.
+        """
+        failed = [
+            request
+            for request in self.running
+            if not invalid_block_ids.isdisjoint(self.kv_cache_manager.get_block_ids(request.request_id)[0])
+        ]
+        now_s = time.monotonic()
+        for request in reversed(failed):
+            self.running.remove(request)
+            self._preempt_request(request, now_s, drop_stale_output=True)
+        gone = {request.request_id for request in failed}
+        self.prev_step_scheduled_req_ids -= gone  # else resumed ones would be taken for running on
+        waiting: set[str] = super()._handle_invalid_blocks(invalid_block_ids, num_scheduled_tokens)
+        return gone | waiting
 
 
 def ordered_scheduler(vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> Scheduler:

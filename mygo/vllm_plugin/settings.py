@@ -17,7 +17,7 @@ _WHERE = "kv_connector_extra_config"
 CHUNK_WORKER = "mygo.vllm_plugin.chunks.worker.ChunkWorker"
 """The ``worker_cls`` that chunk reuse needs."""
 SCHEDULER = "mygo.vllm_plugin.admission.ordered_scheduler"
-"""The ``scheduler_cls`` that the order of admission needs."""
+"""The ``scheduler_cls`` of the order of admission, and of chunk reuse where steps are scheduled ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ def engine_arguments(
         # broadcast token ids and salts to whoever connects.
         "kv_events_config": {"enable_kv_cache_events": True, "publisher": "null"},
     }
-    if settings.tiers.admission_window or settings.tiers.protect_short:
+    if settings.tiers.admission_window or settings.tiers.protect_short or settings.chunks.host_bytes:
         arguments["scheduler_cls"] = SCHEDULER
     if settings.chunks.host_bytes:
         arguments["worker_cls"] = CHUNK_WORKER

@@ -23,8 +23,8 @@ def test_answers_are_exact_and_labelled_while_blending_is_unproven(tmp_path: Pat
         "model": {"max_context_tokens": 2048, "kv_cache_bytes": 60_000_000},
         "workers": {"replicas": 1},
         "retrieval": {"shards": 1},
-        "reuse": {"mode": "blend", "host_bytes": 2**26},
-        "cache": {"host_bytes": 0},
+        "reuse": {"mode": "blend", "chunk_share": 1},
+        "cache": {"host_bytes": 2**26},
     }
     with running_cluster(tmp_path, **settings) as cluster:
 

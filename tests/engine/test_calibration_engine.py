@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from mygo.blend.selection import Repair
-from mygo.calibration.records import EXACT, Outcome
+from mygo.calibration.records import CACHE_ORDER, EXACT, Outcome
 from mygo.cli.calibrate import Wish, run
 from mygo.config import Config, parse
 from mygo.types import (
@@ -75,7 +75,6 @@ def config(model: Path) -> Config:
                 "block_tokens": 32,
             },
             "corpus": {"chunk_tokens": DOCUMENT_TOKENS},
-            "reuse": {"host_bytes": 2**26},
         }
     )
 
@@ -223,17 +222,22 @@ def test_calibration_goes_on_where_it_was_cut_off(engine: Any, config: Config, t
     lines = (wish.folder / "outcomes.jsonl").read_text().splitlines()
     outcomes = [Outcome(**json.loads(line)) for line in lines]
     asked = {outcome.question for outcome in outcomes}
-    assert len(outcomes) == 3 * len(asked) and len(asked) > 20
+    assert len(outcomes) == 4 * len(asked) and len(asked) > 20
     for outcome in outcomes:
         tokens = outcome.computed_share * 3 * (DOCUMENT_TOKENS - 4)
         assert tokens == pytest.approx(round(tokens))
         if outcome.method == EXACT:
             assert (outcome.computed_share, outcome.first_token_kl, outcome.same) == (1, 0, True)
+        elif outcome.method == CACHE_ORDER:
+            assert outcome.computed_share == 1
         else:
             assert outcome.computed_share == pytest.approx(outcome.share)
             assert outcome.first_token_kl > 0
-    means = {line.share: line.kl for line in found.lines if line.documents == 1 and line.method != EXACT}
-    assert means[0.25] < means[0.0]
+    means = {(line.method, line.share): line.kl for line in found.lines if line.documents == 1}
+    assert means["first_tokens", 0.25] < means["first_tokens", 0.0]
+    reordered = [outcome.first_token_kl for outcome in outcomes if outcome.method == CACHE_ORDER]
+    # one of six orders of three documents is the same
+    assert len(asked) / 2 < sum(each > 1e-6 for each in reordered) < len(asked)
 
     (wish.folder / "outcomes.jsonl").write_text("\n".join(lines[:-7]) + "\n" + lines[-7][:30])
     again = run(config, wish)

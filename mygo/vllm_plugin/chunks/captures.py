@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -21,13 +21,20 @@ MOST_SEEN = 256
 
 
 class Captures:
-    """``births``: which copies of real prompts' documents are kept, besides those that lie first."""
+    """``births``: which copies of real prompts' documents are kept, besides those that lie first.
+    ``chunk_bytes``: what a chunk of so many tokens takes of the workers' memory."""
 
-    def __init__(self, holdings: Holdings, quality: Quality, births: BirthKind, token_bytes: int) -> None:
+    def __init__(
+        self,
+        holdings: Holdings,
+        quality: Quality,
+        births: BirthKind,
+        chunk_bytes: Callable[[int], int],
+    ) -> None:
         self._holdings = holdings
         self._quality = quality
         self._births = births
-        self._token_bytes = token_bytes
+        self._chunk_bytes = chunk_bytes
         self._under_way: set[VariantKey] = set()
 
     def begin(self, live: Live) -> None:
@@ -46,7 +53,7 @@ class Captures:
             tokens = slot.end_tokens - slot.start_tokens
             domain = DomainTag(live.segments.salt_at(slot.end_tokens))
             key = variant_key(live.namespace, slot.document, domain, birth)
-            variant = Variant(key, slot.document, tokens, tokens * self._token_bytes, domain, birth)
+            variant = Variant(key, slot.document, tokens, self._chunk_bytes(tokens), domain, birth)
             if key not in self._under_way and self._holdings.wants(variant):
                 self._under_way.add(key)
                 self._holdings.filling(key)

@@ -31,6 +31,7 @@ from mygo.vllm_plugin.chunks.comparing import end_tokens
 from mygo.vllm_plugin.chunks.disk import ChunkHome, ChunkReport, claim
 from mygo.vllm_plugin.chunks.holdings import Holdings
 from mygo.vllm_plugin.chunks.layout import Layout
+from mygo.vllm_plugin.chunks.link import held_bytes
 from mygo.vllm_plugin.chunks.live import Live, Reused
 from mygo.vllm_plugin.chunks.planning import Planner
 from mygo.vllm_plugin.chunks.quality import Quality
@@ -81,8 +82,13 @@ class Chunks:
         self._planner = Planner(settings, self._holdings, self._quality, cache, tiers)
         if self._enabled:
             births = BirthKind(settings.births)
-            token_bytes = _token_bytes(vllm_config, kv_cache_config)
-            self._captures = Captures(self._holdings, self._quality, births, token_bytes)
+            token_bytes = _token_bytes(kv_cache_config)
+            self._captures = Captures(
+                self._holdings,
+                self._quality,
+                births,
+                lambda tokens: ranks * held_bytes(tokens * token_bytes),
+            )
             self._hold_back(manager)
 
     def __repr__(self) -> str:
@@ -346,9 +352,8 @@ def _renamed(live: Live) -> list[SegmentSpan]:
     return spans
 
 
-def _token_bytes(config: VllmConfig, kv_cache_config: KVCacheConfig) -> int:
-    """KV of one token, in all workers together."""
+def _token_bytes(kv_cache_config: KVCacheConfig) -> int:
+    """KV of one token in one worker."""
     (group,) = kv_cache_config.kv_cache_groups
     spec = group.kv_cache_spec
-    worker_bytes = int(spec.page_size_bytes) // int(spec.block_size) * len(group.layer_names)
-    return worker_bytes * int(config.parallel_config.tensor_parallel_size)
+    return int(spec.page_size_bytes) // int(spec.block_size) * len(group.layer_names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,10 +98,14 @@ class ChunkReport:
 
 
 class ChunkDisk:
-    """One I/O thread, which does one thing after the other in the order in which they are asked for."""
+    """One I/O thread, which does one thing after the other in the order in which they are asked for.
 
-    def __init__(self, files: ChunkFiles) -> None:
+    ``own`` gives what was read the memory that it is kept in.
+    """
+
+    def __init__(self, files: ChunkFiles, own: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self._files = files
+        self._own = own
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mygo-chunks")
         self._reads: dict[VariantKey, Future[tuple[torch.Tensor | None, float]]] = {}
         self._writes: dict[VariantKey, Future[None]] = {}
@@ -116,7 +120,8 @@ class ChunkDisk:
     def _read(self, key: VariantKey) -> tuple[torch.Tensor | None, float]:
         """And how many seconds it took."""
         began_s = time.perf_counter()
-        return self._files.read(key), time.perf_counter() - began_s
+        kv = self._files.read(key)
+        return kv if kv is None else self._own(kv), time.perf_counter() - began_s
 
     def erase(self, keys: Iterable[VariantKey]) -> None:
         for key in keys:

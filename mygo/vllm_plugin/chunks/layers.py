@@ -7,7 +7,7 @@ may have another base in each layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,11 @@ ROTARY_CLASSES = (
     YaRNScalingRotaryEmbedding,
 )
 """Those that turn a key by its position alone, whatever the length of the prompt."""
+
+KEYS, VALUES = 0, 1
+"""Parts of a chunk, [layers, 2, tokens, width]; keys as they are before the rotary embedding."""
+Take = Callable[[int, int, torch.Tensor], None]
+"""Layer, part, [rows, width]: a copy, on the device."""
 
 BACKENDS = ("CPU_ATTN", "FLASH_ATTN", "TRITON_ATTN")
 """They take more rows of attention than there are requests, and write KV apart from reading it. FLASHINFER
@@ -87,33 +92,37 @@ class Layers:
                 attention, turned.view(shape), values.view(shape), attention.kv_cache, slots
             )
 
-    def tap(self, rows: torch.Tensor) -> Tap:
-        """Take the KV of these rows of the batch ([rows], int64) while the model computes them."""
-        return Tap(self._attention, self._rotary, self.width, rows)
+    def tap(self, rows: torch.Tensor, take: Take) -> Tap:
+        """Give the KV of these rows of the batch ([rows], int64) to ``take`` while the model computes it."""
+        return Tap(self._attention, self._rotary, self.width, rows, take)
 
 
 class Tap:
     """Open until it is closed. The model must compute eagerly in between, once."""
 
     def __init__(
-        self, attention: Sequence[Attention], rotary: Sequence[nn.Module], width: int, rows: torch.Tensor
+        self,
+        attention: Sequence[Attention],
+        rotary: Sequence[nn.Module],
+        width: int,
+        rows: torch.Tensor,
+        take: Take,
     ) -> None:
         self._rows = rows
         self._width = width
-        self._keys: list[torch.Tensor] = []
-        self._values: list[torch.Tensor] = []
+        self._take = take
+        self._layer = 0
         self._hooks = [module.register_forward_pre_hook(self._before_rotary) for module in set(rotary)]
         self._hooks += [module.register_forward_pre_hook(self._before_attention) for module in attention]
 
     def _before_rotary(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
         # indexing copies: later this very memory holds the turned key
-        self._keys.append(arguments[2].reshape(-1, self._width)[self._rows])
+        self._take(self._layer, KEYS, arguments[2].reshape(-1, self._width)[self._rows])
 
     def _before_attention(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
-        self._values.append(arguments[2].reshape(-1, self._width)[self._rows])
+        self._take(self._layer, VALUES, arguments[2].reshape(-1, self._width)[self._rows])
+        self._layer += 1
 
-    def close(self) -> torch.Tensor:
-        """What was taken: [layers, 2, rows, width], keys before the rotary embedding first."""
+    def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        return torch.stack([torch.stack(self._keys), torch.stack(self._values)], dim=1)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.forward_context import get_forward_context
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from mygo.blend.variants import VariantKey
 from mygo.vllm_plugin.chunks.deviations import Deviations
 from mygo.vllm_plugin.chunks.disk import ChunkDisk, ChunkReport
-from mygo.vllm_plugin.chunks.layers import Layers, Tap
+from mygo.vllm_plugin.chunks.layers import VALUES, Layers, Tap
 from mygo.vllm_plugin.chunks.layout import Load, Positions
+from mygo.vllm_plugin.chunks.link import HostLink
 from mygo.vllm_plugin.chunks.scatter import ScatteredSteps
-from mygo.vllm_plugin.chunks.step import Capture, ChunkStep, Comparison
+from mygo.vllm_plugin.chunks.step import Capture, ChunkStep
 
 
 class ChunkMover:
@@ -27,11 +28,14 @@ class ChunkMover:
         """[layers, 2, tokens, width] each, keys before the rotary embedding first."""
         self._step = ChunkStep()
         self._tap: Tap | None = None
+        self._places: list[tuple[slice, torch.Tensor]] = []
+        """Of the rows that are tapped, those that are kept, and where; first of all."""
+        self._captured_rows = 0
+        self._compared: list[torch.Tensor] = []
+        """The values of the other rows, by layer."""
         self._failed_blocks: set[int] = set()
         self._missing: set[VariantKey] = set()
         self._deviations = Deviations()
-        self._loaded_bytes = 0
-        self._load_s = 0.0
         self._disk: ChunkDisk | None = None
 
     def attach(self, runner: Any) -> None:
@@ -40,6 +44,7 @@ class ChunkMover:
         Raises ConfigError for a model whose keys cannot be moved.
         """
         self._runner = runner
+        self._link = HostLink(runner.device)
         self._layers = Layers(runner.get_model())
         self._scattered = ScatteredSteps(runner)
         prepare = runner._prepare_inputs
@@ -67,20 +72,21 @@ class ChunkMover:
         if step.forget:
             self._chunks.clear()
         if step.home is not None:
-            self._disk = ChunkDisk(step.home.files(get_tensor_model_parallel_rank()))
+            files = step.home.files(get_tensor_model_parallel_rank())
+            self._disk = ChunkDisk(files, self._link.own)
         if self._disk is not None:
             self._disk.erase(step.erased)
             self._disk.read(step.reads)
 
     def load(self) -> None:
         """Fill the step's blocks from chunks. Needs the runner's batch as this step computes it."""
-        began_s = time.perf_counter()
-        for request_id, loads in self._step.loads.items():
-            block_ids = self._block_ids(request_id)
-            for load in loads:
-                self._load(load, block_ids)
-        if self._step.loads:
-            self._load_s += time.perf_counter() - began_s
+        if not self._step.loads:
+            return
+        with self._link.loading():
+            for request_id, loads in self._step.loads.items():
+                block_ids = self._block_ids(request_id)
+                for load in loads:
+                    self._load(load, block_ids)
 
     def _load(self, load: Load, block_ids: torch.Tensor) -> None:
         positions = torch.arange(load.start_tokens, load.end_tokens)
@@ -93,11 +99,10 @@ class ChunkMover:
             self._missing.add(load.variant)
             self._failed_blocks.add(int(block_ids[load.cached_tokens // block_tokens]))
             return
-        kv = chunk[:, :, load.chunk_start : load.chunk_start + len(positions)]
+        kv = self._link.load(chunk, load.chunk_start, load.chunk_start + len(positions))
         slots = blocks * block_tokens + positions % block_tokens
         device = self._runner.device
-        self._layers.write(kv.to(device), positions.to(device), slots.to(device))
-        self._loaded_bytes += kv.nbytes
+        self._layers.write(kv, async_tensor_h2d(positions, device), async_tensor_h2d(slots, device))
 
     def _block_ids(self, request_id: str) -> torch.Tensor:
         batch = self._runner.input_batch
@@ -111,17 +116,35 @@ class ChunkMover:
 
     def _open_tap(self) -> None:
         """Take the KV of what is captured or compared while the model computes it."""
-        rows = [
-            self._rows(request_id, np.arange(capture.start_tokens, capture.end_tokens))
-            for request_id, captures in self._step.captures.items()
-            for capture in captures
-        ]
+        rows: list[Positions] = []
+        taken = 0
+        for request_id, captures in self._step.captures.items():
+            for capture in captures:
+                rows.append(self._rows(request_id, np.arange(capture.start_tokens, capture.end_tokens)))
+                self._places.append((slice(taken, taken + len(rows[-1])), self._place(capture)))
+                taken += len(rows[-1])
+        self._captured_rows = taken
         rows += [
             self._rows(request_id, comparison.positions)
             for request_id, comparisons in self._step.comparisons.items()
             for comparison in comparisons
         ]
-        self._tap = self._layers.tap(torch.from_numpy(np.concatenate(rows)).to(self._runner.device))
+        self._tap = self._layers.tap(async_tensor_h2d(np.concatenate(rows), self._runner.device), self._take)
+
+    def _place(self, capture: Capture) -> torch.Tensor:
+        """Where this part of a chunk is kept."""
+        chunk = self._chunks.get(capture.variant)
+        if chunk is None:
+            shape = len(self._layers), 2, capture.chunk_tokens, self._layers.width
+            chunk = self._chunks[capture.variant] = self._link.new(shape, self._layers.dtype)
+        end = capture.chunk_start + capture.end_tokens - capture.start_tokens
+        return chunk[:, :, capture.chunk_start : end]
+
+    def _take(self, layer: int, part: int, kv: torch.Tensor) -> None:
+        for rows, place in self._places:
+            self._link.keep(kv[rows], place[layer, part])
+        if part == VALUES and self._step.comparisons:
+            self._compared.append(kv[self._captured_rows :])
 
     def _rows(self, request_id: str, positions: Positions) -> Positions:
         """Where the step computes these tokens of a prompt."""
@@ -136,8 +159,13 @@ class ChunkMover:
     def finish(self) -> None:
         """The step is computed."""
         if self._tap is not None:
-            self._keep_taken(self._tap.close().to("cpu"))
+            self._tap.close()
             self._tap = None
+            self._places = []
+            self._link.kept()
+            self._compare()
+        if self._step.writes:
+            self._link.wait_until_kept()
         for variant in self._step.writes:
             assert self._disk is not None
             self._disk.write(variant, self._chunks[variant.key])
@@ -153,8 +181,7 @@ class ChunkMover:
             self._chunks.update(found)
         report.missing, self._missing = self._missing, set()
         report.deviations, self._deviations = self._deviations, Deviations()
-        report.loaded_bytes, self._loaded_bytes = self._loaded_bytes, 0
-        report.load_s, self._load_s = self._load_s, 0.0
+        report.loaded_bytes, report.load_s = self._link.take()
         return report
 
     def close(self) -> None:
@@ -162,29 +189,17 @@ class ChunkMover:
         if self._disk is not None:
             self._disk.close()
 
-    def _keep_taken(self, taken: torch.Tensor) -> None:
+    def _compare(self) -> None:
+        if not self._step.comparisons:
+            return
+        exact = torch.stack(self._compared).to("cpu")
+        self._compared = []
+        self._link.wait_until_kept()
         start = 0
-        for captures in self._step.captures.values():
-            for capture in captures:
-                tokens = capture.end_tokens - capture.start_tokens
-                self._keep(capture, taken[:, :, start : start + tokens])
-                start += tokens
-        for comparisons in self._step.comparisons.values():
-            for comparison in comparisons:
-                tokens = len(comparison.positions)
-                self._compare(comparison, taken[:, 1, start : start + tokens])
-                start += tokens
-
-    def _compare(self, comparison: Comparison, exact: torch.Tensor) -> None:
-        chunk = self._chunks.get(comparison.variant)
-        if chunk is not None:
-            stored = chunk[:, 1, comparison.positions - comparison.start_tokens]
-            self._deviations.add(comparison.ticket, comparison.document, stored, exact)
-
-    def _keep(self, capture: Capture, kv: torch.Tensor) -> None:
-        chunk = self._chunks.get(capture.variant)
-        if chunk is None:
-            layers, parts, _, width = kv.shape
-            chunk = kv.new_empty(layers, parts, capture.chunk_tokens, width)
-            self._chunks[capture.variant] = chunk
-        chunk[:, :, capture.chunk_start : capture.chunk_start + kv.shape[2]] = kv
+        for comparison in (each for those in self._step.comparisons.values() for each in those):
+            end = start + len(comparison.positions)
+            chunk = self._chunks.get(comparison.variant)
+            if chunk is not None:
+                stored = chunk[:, VALUES, comparison.positions - comparison.start_tokens]
+                self._deviations.add(comparison.ticket, comparison.document, stored, exact[:, start:end])
+            start = end

@@ -8,7 +8,7 @@ from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
 
 from mygo.errors import ConfigError
-from mygo.vllm_plugin.settings import CHUNK_WORKER
+from mygo.vllm_plugin.settings import CHUNK_WORKER, SCHEDULER
 
 ARCHITECTURES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 """Those whose attention layers turn their keys just before they use them, and do nothing else to them."""
@@ -37,11 +37,16 @@ def _reasons(config: VllmConfig, kv_cache_config: KVCacheConfig) -> Iterator[str
         yield "pipeline parallelism"
     if parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1:
         yield "context parallelism"
+    if parallel.use_ubatching:
+        yield "batches in two halves: leave enable_dbo and ubatch_size out"
     if config.speculative_config is not None:
         yield "speculative decoding"
     if cache.cache_dtype not in ("auto", str(model.dtype).removeprefix("torch.")):
         yield f"KV of type {cache.cache_dtype} in a model of {model.dtype}"
     if config.use_v2_model_runner:
         yield "vLLM's second model runner: set VLLM_USE_V2_MODEL_RUNNER=0"
+    scheduler_cls = config.scheduler_config.scheduler_cls
+    if config.scheduler_config.async_scheduling and scheduler_cls != SCHEDULER:
+        yield f"asynchronous scheduling, and scheduler_cls is {scheduler_cls}: set it to {SCHEDULER}"
     if parallel.worker_cls != CHUNK_WORKER:
         yield f"worker_cls is {parallel.worker_cls}: set it to {CHUNK_WORKER}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backend import CommonAttentionMetadata
 
 from mygo.vllm_plugin.chunks.layout import Positions
@@ -48,9 +49,8 @@ class ScatteredSteps:
         for request_id, positions in self.positions.items():
             row = batch.req_id_to_index[request_id]
             tokens = slice(int(self.row_starts[row]), int(self.row_starts[row + 1]))
-            ids = torch.from_numpy(batch.token_ids_cpu[row, positions])
-            runner.positions[tokens].copy_(torch.from_numpy(positions))
-            runner.input_ids.gpu[tokens].copy_(ids)
+            async_tensor_h2d(positions, out=runner.positions[tokens])
+            async_tensor_h2d(batch.token_ids_cpu[row, positions], out=runner.input_ids.gpu[tokens])
         rows = batch.num_reqs
         batch.block_table.compute_slot_mapping(
             rows, runner.query_start_loc.gpu[: rows + 1], runner.positions[: int(self.row_starts[-1])]
@@ -64,21 +64,22 @@ class ScatteredSteps:
         starts_cpu = torch.tensor([*starts, num_tokens], dtype=torch.int32)
         seq_lens_cpu = torch.tensor(seq_lens, dtype=torch.int32)
         rows = torch.tensor(of_row, dtype=torch.int64)
+        table = runner.input_batch.block_table[0].get_device_tensor(num_reqs)
         prefilling = (
             runner.input_batch.num_computed_tokens_cpu_tensor[rows]
             < runner.input_batch.num_prompt_tokens_cpu_tensor[rows]
         )
         device = runner.device
         common = CommonAttentionMetadata(
-            query_start_loc=starts_cpu.to(device),
+            query_start_loc=async_tensor_h2d(starts_cpu, device),
             query_start_loc_cpu=starts_cpu,
-            seq_lens=seq_lens_cpu.to(device),
+            seq_lens=async_tensor_h2d(seq_lens_cpu, device),
             seq_lens_cpu_upper_bound=seq_lens_cpu,
             num_reqs=len(of_row),
             num_actual_tokens=num_tokens,
             max_query_len=int(starts_cpu.diff().max()),
             max_seq_len=max(seq_lens),
-            block_table_tensor=runner.input_batch.block_table[0].get_device_tensor(num_reqs)[rows.to(device)],
+            block_table_tensor=table[async_tensor_h2d(rows, device)],
             slot_mapping=rest["slot_mappings"][0],
             causal=True,
             is_prefilling=prefilling,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -140,3 +141,17 @@ def test_groups_are_refused_when_there_are_too_few_passages() -> None:
     found = material(14)
     with pytest.raises(BadRequest, match=r"14 passages are too few .* at least 15"):
         groups(found.questions, found.passages, documents=3, seed=0)
+
+
+def test_order_by_popularity_is_every_prompts() -> None:
+    found = material(40)
+    chosen = choose(found, single=20, pairs=5, rng=Random(2))
+    posed = [each for group in groups(chosen, found.passages, documents=3, seed=0) for each in group.posed]
+    before = {
+        pair for each in posed for pair in combinations(each.by_popularity, 2)
+    }  # each passage with those behind it
+    assert not any((second, first) in before for first, second in before)
+    assert all(sorted(each.by_popularity) == sorted(each.passages) for each in posed)
+    assert any(each.by_popularity != each.passages for each in posed)
+    answers = [each.by_popularity.index(each.question.passages[0]) for each in posed]
+    assert set(answers) == {0, 1, 2}

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from mygo.calibration import plots
-from mygo.calibration.records import EXACT, Outcome, Records
+from mygo.calibration.records import CACHE_ORDER, EXACT, Outcome, Records
 from mygo.calibration.report import report
 from mygo.config import parse
 from mygo.errors import BadRequest, ConfigError
@@ -39,6 +39,7 @@ def outcomes(method: str, share: float, kl: float, more: float = 0.0, count: int
 
 MEASURED = [
     *outcomes(EXACT, 1.0, 0.0),
+    *outcomes(CACHE_ORDER, 1.0, 0.7, more=-0.01),
     *outcomes("first_tokens", 0.0, 0.3),
     *outcomes("first_tokens", 0.15, 0.05),
     *outcomes("first_tokens", 0.3, 0.03),
@@ -72,12 +73,13 @@ def test_report_shows_questions_of_two_documents_apart() -> None:
         for documents, count in ((1, 30), (2, 10))
         for method, share in (
             (EXACT, 1.0),
+            (CACHE_ORDER, 1.0),
             ("first_tokens", 0.0),
             ("first_tokens", 0.15),
             ("first_tokens", 0.3),
         )
     ]
-    line = found.lines[1]
+    line = found.lines[2]
     kls = [each.first_token_kl for each in MEASURED if (each.share, each.documents) == (0.0, 1)]
     assert line.kl == pytest.approx(fmean(kls))
     assert line.kl < line.kl_upper < 1.05 * line.kl

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mygo.config import parse
+from mygo.errors import ConfigError
 from mygo.serve.worker import chunk_settings, tier_settings
 from mygo.vllm_plugin.settings import ChunkSettings, PluginSettings, TierSettings, engine_arguments
 
 
 def test_tiers_of_the_configuration_reach_the_plugin() -> None:
-    cache = parse({"cache": {"host_bytes": 7, "disk_path": "/kv", "disk_bytes": 9, "policy": "lru"}}).cache
-    told = engine_arguments("/s", tiers=tier_settings(cache))["kv_transfer_config"]
+    config = parse({"cache": {"host_bytes": 7, "disk_path": "/kv", "disk_bytes": 9, "policy": "lru"}})
+    told = engine_arguments("/s", tiers=tier_settings(config))["kv_transfer_config"]
     read = PluginSettings.parse(told["kv_connector_extra_config"]).tiers
     assert read == TierSettings(host_bytes=7, disk_path="/kv", disk_bytes=9, policy="lru")
 
 
 def test_disk_has_no_size_when_it_has_no_folder() -> None:
-    assert tier_settings(parse({}).cache) == TierSettings(host_bytes=2**30)
+    assert tier_settings(parse({})) == TierSettings(host_bytes=2**30)
 
 
 def test_chunks_take_memory_only_where_something_may_be_blended() -> None:
-    assert chunk_settings(parse({"reuse": {"host_bytes": 9}})) == ChunkSettings()
-    config = parse({"reuse": {"mode": "blend", "host_bytes": 9, "repair_share": 0.2}})
+    assert chunk_settings(parse({"reuse": {"chunk_share": 0.4}})) == ChunkSettings()
+    config = parse(
+        {
+            "reuse": {"mode": "blend", "chunk_share": 0.4, "repair_share": 0.2},
+            "cache": {"host_bytes": 100},
+        }
+    )
     told = engine_arguments("/s", chunks=chunk_settings(config))
     read = PluginSettings.parse(told["kv_transfer_config"]["kv_connector_extra_config"]).chunks
-    assert read == ChunkSettings(host_bytes=9, repair_share=0.2)
+    assert read == ChunkSettings(host_bytes=40, repair_share=0.2)
 
 
-def test_chunks_lie_on_the_caches_disk_if_they_have_room_there() -> None:
-    sections = {"reuse": {"mode": "blend", "disk_bytes": 5}, "cache": {"disk_path": "/kv"}}
-    chunks = chunk_settings(parse(sections))
-    assert (chunks.disk_path, chunks.disk_bytes) == ("/kv/chunks", 5)
-    assert chunk_settings(parse(sections | {"reuse": {"mode": "blend"}})).disk_path is None
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.77])
+def test_chunks_and_prompts_share_one_budget_of_memory_and_one_of_disk(share: float) -> None:
+    cache = {"host_bytes": 2**30 + 1, "disk_path": "/kv", "disk_bytes": 10**12 + 1}
+    config = parse({"reuse": {"mode": "blend", "chunk_share": share}, "cache": cache})
+    tiers, chunks = tier_settings(config), chunk_settings(config)
+    assert tiers.host_bytes + chunks.host_bytes == 2**30 + 1
+    assert tiers.disk_bytes + chunks.disk_bytes == 10**12 + 1
+    assert (tiers.disk_path, chunks.disk_path) == ("/kv", "/kv/chunks")
+    assert chunks.host_bytes == int(share * (2**30 + 1)) and chunks.disk_bytes == int(share * (10**12 + 1))
+
+
+def test_blending_is_refused_without_host_memory() -> None:
+    with pytest.raises(ConfigError, match=r"set cache\.host_bytes"):
+        parse({"reuse": {"mode": "blend"}, "cache": {"host_bytes": 0}})
+
+
+def test_prompts_have_no_tier_where_chunks_take_all() -> None:
+    cache = {"host_bytes": 100, "disk_path": "/kv", "disk_bytes": 200}
+    config = parse({"reuse": {"mode": "blend", "chunk_share": 1}, "cache": cache})
+    assert chunk_settings(config).disk_bytes == 200
+    told = engine_arguments("/s", tiers=tier_settings(config))["kv_transfer_config"]
+    assert PluginSettings.parse(told["kv_connector_extra_config"]).tiers == TierSettings()

@@ -14,7 +14,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.rotary_embedding import Llama3RotaryEmbedding, RotaryEmbedding
 
 from mygo.errors import ConfigError
-from mygo.vllm_plugin.chunks.layers import Layers
+from mygo.vllm_plugin.chunks.layers import KEYS, VALUES, Layers
 
 LAYERS, HEADS, HEAD_SIZE, SLOTS = 3, 4, 8, 32
 
@@ -108,10 +108,14 @@ def test_ranks_keep_what_one_rank_would_when_each_takes_its_own_heads(ranks: tup
     rows = torch.tensor([1, 2, 5])
 
     def taken(rank: Rank) -> torch.Tensor:
-        tap = rank.layers.tap(rows)
+        parts: dict[tuple[int, int], torch.Tensor] = {}
+        tap = rank.layers.tap(rows, lambda layer, part, kv: parts.__setitem__((layer, part), kv))
         for number, layer in enumerate(rank.model):
             layer(torch.arange(6), rank.of(keys[number]), rank.of(values[number]))
-        return tap.close()
+        tap.close()
+        rank.model[0](torch.arange(6), rank.of(keys[0]), rank.of(values[0]))  # takes nothing any more
+        assert list(parts) == [(layer, part) for layer in range(LAYERS) for part in (KEYS, VALUES)]
+        return torch.stack(list(parts.values())).unflatten(0, (LAYERS, 2))
 
     together = torch.cat([taken(part).unflatten(-1, (-1, HEAD_SIZE)) for part in parts], dim=-2).flatten(-2)
     assert torch.equal(together, taken(whole))

@@ -35,6 +35,8 @@ def test_connector_hooks_have_the_signatures_that_are_overridden_when_vllm_calls
             assert isinstance(base, property) and isinstance(vars(MygoConnector)[name], property), name
     assert _parameters(MygoConnector) == ["vllm_config", "role", "kv_cache_config"]
     assert not MygoConnector.requires_piecewise_for_cudagraph({})
+    # a graph of a whole step has room for a row of attention per request, and chunks need more
+    assert MygoConnector.requires_piecewise_for_cudagraph({"chunks": {"host_bytes": 1}})
 
 
 def test_cache_manager_and_pool_have_what_device_cache_uses_when_vllm_is_the_tested_one() -> None:

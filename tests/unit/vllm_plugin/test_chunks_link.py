@@ -1,0 +1,49 @@
+"""What is kept of a step comes back as it was, and takes the memory that is counted for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mygo.vllm_plugin.chunks import link
+from mygo.vllm_plugin.chunks.link import HostLink, held_bytes
+
+
+def test_tokens_kept_in_parts_come_back_whole() -> None:
+    kv = torch.randn(3, 2, 10, 8)
+    between = HostLink(torch.device("cpu"))
+    chunk = between.new((3, 2, 10, 8), kv.dtype)
+    for start, end in ((0, 4), (4, 9), (9, 10)):
+        for layer in range(3):
+            for part in range(2):
+                between.keep(kv[layer, part, start:end], chunk[layer, part, start:end])
+    between.kept()
+    between.wait_until_kept()
+    kept = kv.clone()
+    kv.zero_()  # the device's memory is used again
+    with between.loading():
+        assert torch.equal(between.load(chunk, 0, 10), kept)
+        assert torch.equal(between.load(chunk, 3, 7), kept[:, :, 3:7])
+
+
+def test_loads_are_counted_once_and_by_the_part_that_is_used() -> None:
+    between = HostLink(torch.device("cpu"))
+    chunk = torch.zeros(3, 2, 10, 8)
+    with between.loading():
+        between.load(chunk, 0, 10)
+        between.load(chunk, 5, 7)
+    loaded_bytes, load_s = between.take()
+    assert loaded_bytes == chunk.nbytes + chunk.nbytes // 5
+    assert load_s > 0
+    assert between.take() == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("kv_bytes", "pinned_bytes"), [(1, 1), (4096, 4096), (4097, 8192), (50 * 2**20, 2**26)]
+)
+def test_pinned_memory_is_counted_as_it_is_taken(
+    kv_bytes: int, pinned_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert held_bytes(kv_bytes) == kv_bytes
+    monkeypatch.setattr(link, "is_pin_memory_available", lambda: True)
+    assert held_bytes(kv_bytes) == pinned_bytes
