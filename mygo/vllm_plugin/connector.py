@@ -247,7 +247,8 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def take_events(self) -> tuple[()]:
         """The step is over; the cache's events were taken just before. We add none of our own."""
-        self._ledger.observe(self._cache.event_id(block) for block in self._tiers.step_ended())
+        for tier, blocks in self._tiers.step_ended():
+            self._ledger.observe(map(self._cache.event_id, blocks), tier)
         answers = self._obey()
         # the last request's step may be the last one for hours
         if not self._requests or answers or time.monotonic() - self._reported_s >= self.report_every_s:

@@ -22,6 +22,7 @@ from mygo.types import ResidencyEvent, SegmentKey, SegmentSpan, Tier
 MAX_IDLE_OWNERS = 4
 
 _SLOWER = {Tier.DEVICE: 0, Tier.HOST: 1, Tier.DISK: 2}
+_FASTER = {Tier.DEVICE: (), Tier.HOST: (Tier.DEVICE,), Tier.DISK: (Tier.DEVICE, Tier.HOST)}
 
 
 class _Held(NamedTuple):
@@ -137,11 +138,13 @@ class Ledger:
 
     # --- the cache -----------------------------------------------------------------------------
 
-    def observe(self, event_ids: Iterable[Hashable]) -> None:
-        """The cache stored or removed something under these names."""
+    def observe(self, event_ids: Iterable[Hashable], tier: Tier = Tier.DEVICE) -> None:
+        """``tier`` stored or removed something under these names. What a faster one holds stays there; if
+        it does not, that one has told, too."""
+        faster = _FASTER[tier]
         for event_id in event_ids:
             block = self._blocks.get(event_id)
-            if block is not None:
+            if block is not None and block.tier not in faster:
                 self._unseen[block] = None
 
     def observe_all(self) -> None:

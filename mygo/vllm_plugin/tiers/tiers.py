@@ -16,7 +16,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.offloading.config import build
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
-from vllm.v1.kv_offload.base import get_offload_block_hash, make_offload_key
+from vllm.v1.kv_offload.base import Medium, OffloadKey, get_offload_block_hash, make_offload_key
 from vllm.v1.kv_offload.config import OffloadingConfig
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 from vllm.v1.outputs import KVConnectorOutput
@@ -39,6 +39,8 @@ from mygo.vllm_plugin.tiers.spec import TierSpec, native_settings
 from mygo.vllm_plugin.tiers.view import CacheView, view
 from mygo.vllm_plugin.tiers.watch import Watch
 from mygo.vllm_plugin.tiers.worker import TierWorker
+
+_TIERS = {Medium.CPU: Tier.HOST, Medium.STORAGE: Tier.DISK}
 
 
 def offloading_config(vllm_config: VllmConfig, settings: TierSettings) -> VllmConfig:
@@ -74,6 +76,7 @@ class Tiers:
     ) -> None:
         """``make_spec`` and ``make_scheduler`` put other parts in place of the real ones."""
         self._cache = cache
+        self._key_suffix = make_offload_key(b"", cache.group_id)
         self.cost = StepCost(vllm_config.scheduler_config.max_num_batched_tokens)
         self._meter = StepMeter(self.cost, clock)
         self._live: set[str] = set()
@@ -241,14 +244,15 @@ class Tiers:
         if self._offload is not None:
             self._offload.update_connector_output(output)
 
-    def step_ended(self) -> list[bytes]:
-        """Blocks that came to a slower tier or left one since the last step."""
+    def step_ended(self) -> list[tuple[Tier, list[bytes]]]:
+        """Blocks that came to a slower tier or left it since the last step."""
         self._meter.ended()
         if self._offload is None:
             return []
         self._offload.purge_idle()
         return [
-            get_offload_block_hash(key) for event in self._offload.manager.take_events() for key in event.keys
+            (_TIERS[event.medium], list(map(get_offload_block_hash, event.keys)))
+            for event in self._offload.manager.take_events()
         ]
 
     # --- deleted passages ------------------------------------------------------------------------
@@ -314,7 +318,7 @@ class Tiers:
         """The fastest tier besides the device that holds the block, ready to be read."""
         if self._offload is None:
             return None
-        return self._offload.tier_of(make_offload_key(block, self._cache.group_id))
+        return self._offload.tier_of(OffloadKey(block + self._key_suffix))
 
     def tokens_per_s(self, tier: Tier) -> float:
         """How fast KV comes from a tier to the next faster one, as measured or guessed; 0: no such tier."""

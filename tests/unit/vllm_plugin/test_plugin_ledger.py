@@ -34,19 +34,26 @@ def _hashes(segments: list[list[int]]) -> list[bytes]:
 
 class _Cache:
     def __init__(self) -> None:
-        self.resident: dict[bytes, Tier] = {}
+        self.resident: dict[bytes, set[Tier]] = {}
 
     def ledger(self) -> Ledger:
-        return Ledger(BLOCK_TOKENS, self.resident.get, lambda block_hash: b"id" + block_hash)
+        return Ledger(BLOCK_TOKENS, self.tier_of, lambda block_hash: b"id" + block_hash)
+
+    def tier_of(self, block_hash: bytes) -> Tier | None:
+        return min(self.resident.get(block_hash, ()), key=list(Tier).index, default=None)
 
     def store(self, ledger: Ledger, hashes: list[bytes], tier: Tier = Tier.DEVICE) -> None:
-        self.resident.update(dict.fromkeys(hashes, tier))
-        ledger.observe(b"id" + block_hash for block_hash in hashes)
-
-    def remove(self, ledger: Ledger, hashes: list[bytes]) -> None:
         for block_hash in hashes:
-            self.resident.pop(block_hash, None)
-        ledger.observe(b"id" + block_hash for block_hash in hashes)
+            self.resident.setdefault(block_hash, set()).add(tier)
+        ledger.observe((b"id" + block_hash for block_hash in hashes), tier)
+
+    def remove(self, ledger: Ledger, hashes: list[bytes], tier: Tier = Tier.DEVICE) -> None:
+        for block_hash in hashes:
+            tiers = self.resident.get(block_hash, set())
+            tiers.discard(tier)
+            if not tiers:
+                self.resident.pop(block_hash, None)
+        ledger.observe((b"id" + block_hash for block_hash in hashes), tier)
 
 
 def _statement(event: ResidencyEvent) -> tuple[int, int, int, bool]:
@@ -179,11 +186,11 @@ class LedgerAgainstSets(RuleBasedStateMachine):
             self.cache.store(self.ledger, data.draw(st.lists(st.sampled_from(known))), tier)
             self.untold = True
 
-    @rule(data=st.data())
-    def remove(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), tier=st.sampled_from(list(Tier)))
+    def remove(self, data: st.DataObject, tier: Tier) -> None:
         if self.cache.resident:
             removed = data.draw(st.lists(st.sampled_from(sorted(self.cache.resident))))
-            self.cache.remove(self.ledger, removed)
+            self.cache.remove(self.ledger, removed, tier)
             self.untold = True
 
     @rule(data=st.data())
@@ -191,7 +198,8 @@ class LedgerAgainstSets(RuleBasedStateMachine):
         """Duplicate and contradicting events, and events about blocks nobody asked for."""
         known = self.known_hashes()
         if known:
-            self.ledger.observe(b"id" + name for name in data.draw(st.lists(st.sampled_from(known))))
+            names = [b"id" + name for name in data.draw(st.lists(st.sampled_from(known)))]
+            self.ledger.observe(names, data.draw(st.sampled_from(list(Tier))))
         self.ledger.observe([b"unknown"])
 
     @rule()
@@ -233,7 +241,7 @@ class LedgerAgainstSets(RuleBasedStateMachine):
             hashes, start_tokens = _hashes(path), 0
             for span in _spans(path):
                 owned = range(start_tokens // BLOCK_TOKENS, span.end_tokens // BLOCK_TOKENS)
-                tiers = [self.cache.resident.get(hashes[block]) for block in owned]
+                tiers = [self.cache.tier_of(hashes[block]) for block in owned]
                 leading = [*itertools.takewhile(bool, tiers)]
                 prefix_tokens = (owned.start + len(leading)) * BLOCK_TOKENS if leading else 0
                 slowest = max((tier for tier in leading if tier), key=list(Tier).index, default=Tier.DEVICE)
@@ -244,6 +252,22 @@ class LedgerAgainstSets(RuleBasedStateMachine):
 
 LedgerAgainstSets.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestLedgerAgainstSets = LedgerAgainstSets.TestCase
+
+
+def test_ledger_tells_of_the_next_tier_when_one_after_the_other_lets_go() -> None:
+    cache, segments = _Cache(), [list(range(8))]
+    ledger, spans, hashes = cache.ledger(), _spans(segments), _hashes(segments)
+    ledger.begin("r", spans, hashes)
+    for tier, told in ((Tier.DEVICE, [Tier.DEVICE]), (Tier.HOST, []), (Tier.DISK, [])):
+        cache.store(ledger, hashes, tier)
+        assert [event.tier for event in ledger.take_events()] == told
+    for tier, told in ((Tier.DEVICE, Tier.HOST), (Tier.HOST, Tier.DISK)):
+        cache.remove(ledger, hashes, tier)
+        (event,) = ledger.take_events()
+        assert (event.tier, event.prefix_tokens) == (told, len(hashes) * BLOCK_TOKENS)
+    cache.remove(ledger, hashes, Tier.DISK)
+    (event,) = ledger.take_events()
+    assert event.prefix_tokens == 0
 
 
 def test_blocks_in_sight_of_a_passage_are_its_own_and_all_behind_it_on_any_path() -> None:
