@@ -1,15 +1,18 @@
 """Chunk reuse over the attention backends of GPUs, without a GPU.
 
 All of their Python runs as it is: how they lay KV out, write it, and build metadata. Only their kernels are
-replaced, by ones of torch that do what theirs say. What a kernel does beyond that cannot be seen here.
+replaced, by ones of torch. Triton's own are compared with these in its interpreter; FlashAttention has none.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +27,7 @@ from chunk_prompts import (
     save_keen_model,
     some_asks,
 )
+from torch_kernels import attend, write_cache
 from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.attention import selector
 from vllm.v1.attention.backends import flash_attn, triton_attn
@@ -35,52 +39,6 @@ from mygo.vllm_plugin.settings import ChunkSettings
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
 CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
-
-
-def write_cache(
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    slots: torch.Tensor,
-    *_: Any,
-) -> None:
-    """[tokens, heads, size] into [blocks, block tokens, heads, size], at slots that are not -1."""
-    block_tokens = key_cache.shape[1]
-    used = slots >= 0
-    at = slots[used] // block_tokens, slots[used] % block_tokens
-    key_cache[at] = keys[: len(slots)][used]
-    value_cache[at] = values[: len(slots)][used]
-
-
-def attend(
-    *,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    seqused_k: torch.Tensor,
-    block_table: torch.Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    softmax_scale: float,
-    causal: bool,
-    **_: Any,
-) -> torch.Tensor:
-    """A row's last query sees its first ``seqused_k`` keys; each one before it sees one less."""
-    assert causal and len(block_table) == len(seqused_k) == len(cu_seqlens_q) - 1
-    shared = q.shape[1] // k.shape[2]
-    bounds = cu_seqlens_q.tolist()
-    for start, end, keys, blocks in zip(bounds, bounds[1:], seqused_k.tolist(), block_table, strict=False):
-        assert end - start <= max_seqlen_q and keys <= max_seqlen_k
-        held = k[blocks.long()].flatten(0, 1)[:keys], v[blocks.long()].flatten(0, 1)[:keys]
-        key, value = (each.repeat_interleave(shared, dim=1).transpose(0, 1) for each in held)
-        seen = torch.ones(end - start, keys, dtype=torch.bool).tril(keys - (end - start))
-        out[start:end] = torch.nn.functional.scaled_dot_product_attention(
-            q[start:end].transpose(0, 1), key, value, attn_mask=seen, scale=softmax_scale
-        ).transpose(0, 1)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +117,12 @@ def test_first_layers_kv_is_bit_equal_when_documents_are_moved(
     exact, loaded = held
     assert torch.equal(exact[0], loaded[0])
     assert not torch.allclose(exact[-1], loaded[-1], atol=0.1)
+
+
+def test_tritons_own_kernels_do_what_those_of_torch_do() -> None:
+    """In a process of its own, because Triton chooses its interpreter when it is imported."""
+    script = Path(__file__).with_name("triton_rows.py")
+    interpreted = {**os.environ, "TRITON_INTERPRET": "1"}
+    ran = subprocess.run([sys.executable, script], env=interpreted, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "3 batches agree"
