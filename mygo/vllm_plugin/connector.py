@@ -88,8 +88,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        """A layer can only wait for its KV between two graphs; and a graph of a whole step has room for a row
-        of attention per request, where scattered tokens need more."""
+        """Layers wait for KV between graphs only, and a step's one graph has few rows for scattered tokens."""
         settings = PluginSettings.parse(extra_config)
         tiers = settings.tiers
         return bool((tiers.host_bytes and tiers.layerwise) or settings.chunks.host_bytes)
