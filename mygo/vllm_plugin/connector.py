@@ -88,10 +88,10 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     @classmethod
     def requires_piecewise_for_cudagraph(cls, extra_config: dict[str, Any]) -> bool:
-        """Layers wait for KV between graphs only, and a step's one graph has few rows for scattered tokens."""
+        """Layers wait for KV between graphs only; the one of a step has too few rows for scattered tokens."""
         settings = PluginSettings.parse(extra_config)
-        tiers = settings.tiers
-        return bool((tiers.host_bytes and tiers.layerwise) or settings.chunks.host_bytes)
+        layerwise = settings.tiers.host_bytes and settings.tiers.layerwise
+        return bool(layerwise or settings.chunks.host_bytes)
 
     def bind_kv_cache_manager(self, kv_cache_manager: KVCacheManager) -> None:
         """The scheduler has built its cache: everything that depends on it begins here."""
