@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from mygo import models
+from mygo.cli import state
 from mygo.config import Config
 from mygo.errors import ConfigError, MygoError
 
@@ -111,6 +112,12 @@ def _port(config: Config, running: bool) -> str:
         try:
             probe.bind((host, port))
         except OSError as error:
+            for other in state.living():
+                if other.url.endswith(f":{port}"):
+                    raise ConfigError(
+                        f"http.port: the cluster {other.name} of this machine has port {port}; stop it "
+                        f"(`mygo down --cluster {other.name}`) or set http.port to another port"
+                    ) from error
             raise ConfigError(
                 f"http.port: {host}:{port} cannot be bound ({os.strerror(error.errno or 0)}); stop what "
                 f"listens there (`ss -ltnp 'sport = :{port}'` names it) or set http.port to another port"

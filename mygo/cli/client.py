@@ -13,6 +13,7 @@ import httpx
 from mygo.cli import state
 from mygo.errors import (
     BadRequest,
+    ConfigError,
     Conflict,
     MygoError,
     NotFound,
@@ -68,6 +69,11 @@ class Client:
     """One connection pool to one cluster. Every method raises MygoError with a message for people."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
+        """Raises ConfigError if ``url`` is none of HTTP."""
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"--url: {url!r} must begin with http:// or https://, as in http://127.0.0.1:8000"
+            )
         key = api_key or os.environ.get("MYGO_API_KEY")
         self.url = url
         self._http = httpx.Client(

@@ -118,15 +118,17 @@ def _tell(config: Config, progress: Progress, stop: threading.Event) -> None:
     """Report deployments as they come up, until all are; give up on an application that failed to deploy."""
     from ray import serve
 
-    ready: set[str] = set()
+    told: list[str] = []
     while not stop.wait(LOOK_S):
         application = serve.status().applications.get(config.cluster.name)
         if application is None:
             continue
-        for name, deployment in application.deployments.items():
-            if deployment.status == "HEALTHY" and name not in ready:
-                ready.add(name)
-                progress("deploy", f"{name} is up ({len(ready)} of {len(application.deployments)})")
+        parts = application.deployments
+        waiting = sorted(name for name, part in parts.items() if part.status != "HEALTHY")
+        if waiting and waiting != told:
+            told = waiting
+            up = len(parts) - len(waiting)
+            progress("deploy", f"{up} of {len(parts)} are up, waiting for {', '.join(waiting)}")
         if application.status == "RUNNING":
             progress("ready", f"http://{config.http.host}:{config.http.port}")
             return

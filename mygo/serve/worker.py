@@ -157,7 +157,9 @@ class Worker(LLMServer):  # type: ignore[misc]
             self._awaiting -= 1
 
     async def cache(self, top: int, *, worker: WorkerId) -> CacheView:
-        """The most valuable nodes of the engine's knowledge tree. ``worker`` is for the router."""
+        """The most valuable nodes of the engine's knowledge tree. ``worker`` is for the router; raises
+        Unavailable if that is another one."""
+        self._check_asked(worker)
         return await self._receiver.look(top, self._vllm.wake)
 
     async def _purge(self, tags: tuple[str, ...]) -> None:
@@ -165,8 +167,14 @@ class Worker(LLMServer):  # type: ignore[misc]
 
     async def quality(self, reset: bool, *, worker: WorkerId) -> QualityView | None:
         """What the engine's quality guard knows; with ``reset``, after it has forgotten everything. None: it
-        has none. ``worker`` is for the router."""
+        has none. ``worker`` as for ``cache``."""
+        self._check_asked(worker)
         return await self._receiver.assess(self._vllm.wake, reset=reset)
+
+    def _check_asked(self, worker: WorkerId) -> None:
+        """Another worker's questions come here when it is gone: it is not for us to answer them."""
+        if worker != self._worker:
+            raise Unavailable(f"worker {worker} is gone")
 
     async def _observe(self, ticket: int, divergence: Divergence) -> None:
         await self._receiver.observe(ticket, divergence, self._vllm.wake)

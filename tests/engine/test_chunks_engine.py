@@ -334,7 +334,9 @@ def test_document_is_kept_when_others_before_it_are_reused(
 def test_chunks_are_right_when_one_step_loads_some_and_captures_others(
     engines: Engines, asks: list[Asked], plain: dict[Asked, Answer]
 ) -> None:
-    engine = engines.get(CHUNKS, device_blocks=96, step_tokens=1024)
+    # the order of admission goes by seconds, which differ
+    in_turn = TierSettings(admission_window=0, protect_short=False)
+    engine = engines.get(CHUNKS, in_turn, device_blocks=96, step_tokens=1024)
     capture(engine, asks[:1])
     steps = len(engine.mover_steps)
     batch = [blended(asks[0]), asks[1], blended(asks[0])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from mygo.cli import checks
+from mygo.cli.client import Client
 from mygo.config import parse
 from mygo.errors import ConfigError
 
@@ -93,3 +95,23 @@ def test_disk_tier_that_could_fill_the_drive_is_warned_of_and_a_folder_that_cann
     wrong = parse({"cache": {"disk_path": str(tmp_path / "file")}})
     with pytest.raises(ConfigError, match=r"cache\.disk_path: .* cannot be written"):
         checks._kv_disk(wrong, running=False)
+
+
+def test_port_names_the_cluster_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = parse({"http": {"port": port}})
+        monkeypatch.setattr(checks.state, "living", list)
+        with pytest.raises(ConfigError, match=r"cannot be bound \(Address already in use\)"):
+            checks._port(config, running=False)
+        other = SimpleNamespace(name="demo", url=f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(checks.state, "living", lambda: [other])
+        with pytest.raises(ConfigError, match=r"the cluster demo .*`mygo down --cluster demo`"):
+            checks._port(config, running=False)
+
+
+def test_address_without_a_scheme_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(ConfigError, match="--url: '127.0.0.1:8000' must begin with http://"):
+        Client("127.0.0.1:8000")
