@@ -113,5 +113,5 @@ def test_port_names_the_cluster_that_has_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_address_without_a_scheme_is_refused_before_anything_is_asked() -> None:
-    with pytest.raises(ConfigError, match="--url: '127.0.0.1:8000' must begin with http://"):
+    with pytest.raises(ConfigError, match=r"--url: '127.0.0.1:8000' must begin with http://"):
         Client("127.0.0.1:8000")
