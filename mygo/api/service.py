@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
-from mygo.api.filters import Filter
+from mygo.filters import Filter
 from mygo.speculation import Overlap
 from mygo.types import DocId, RequestId, Reuse, Route, Sampling, ScoredPassage, StoreId, TenantId, TokenDelta
 
@@ -47,7 +47,8 @@ class Retrieval:
     store_ids: tuple[StoreId, ...]
     top_k: int
     filters: Filter | None = None
-    """Over the attributes of the stores' files; ``filters.matches`` evaluates it."""
+    """Over the attributes of the stores' files; ``filters.matches`` evaluates it. Rankings by words and by
+    vectors are fused among what passes if that is little, else before the filter."""
     min_score: float | None = None
     """Passages that score below are left out: a cosine similarity, or a share of the best possible score of
     a hybrid search."""

@@ -15,8 +15,8 @@ bytes are files on disk, named by their hash, because they are large and only re
 deleting rows of past documents from the journal (a follower that was away would miss the deletion).
 Why parsing has a process of its own (``ChildChunks``): a hostile file can make a parser loop or crash.
 
-Reading order: ``ingest``, ``journal``, ``catalog``, ``batches``; ``database`` and ``blobs`` below them;
-``parse`` (with ``html``) and ``chunk`` beside them, ``child`` around those.
+Reading order: ``ingest``, ``journal``, ``catalog``, ``matching``, ``batches``; ``database`` and ``blobs``
+below them; ``parse`` (with ``html``) and ``chunk`` beside them, ``child`` around those.
 """
 
 from mygo.corpus.batches import Batches

@@ -12,6 +12,7 @@ from typing import Final
 from mygo.corpus.blobs import Blobs
 from mygo.corpus.database import Database
 from mygo.corpus.journal import Journal
+from mygo.corpus.matching import files_matching, index_attributes
 from mygo.corpus.pages import Listing, PageRequest
 from mygo.corpus.records import (
     Attributes,
@@ -26,6 +27,7 @@ from mygo.corpus.records import (
     store_of,
 )
 from mygo.errors import BadRequest, Conflict, NotFound
+from mygo.filters import Filter
 from mygo.types import PUBLIC, DocId, DomainTag, Reuse, StoreId, TenantId
 
 _FIRST_PAGE: Final = PageRequest()
@@ -46,9 +48,9 @@ def no_limit() -> int:
 class Catalog:
     """Every method takes the tenant that asks; another tenant's id is as unknown as one never given.
 
-    The exceptions: ``get_store`` and ``store_usages`` show a ``public`` store to all, so that all can
-    search it, and ``attributes_of`` describes what a search has found. A file in the journal that searches
-    do not find yet is shown as in progress.
+    The exceptions: ``get_store``, ``store_usages`` and ``matching`` show a ``public`` store to all, who can
+    search it, and ``attributes_of`` describes what a search has found. A file in the journal that searches do
+    not find yet is shown as in progress.
     What takes a document out of a store also appends to the journal, in the same transaction.
     Besides NotFound, methods raise what ``Database`` raises.
     """
@@ -168,17 +170,13 @@ class Catalog:
 
     def store_usages(self, tenant: TenantId, store_ids: Sequence[StoreId]) -> dict[StoreId, StoreUsage]:
         """Of those stores that there are: file counts by status, and the bytes of what is completed."""
-        visible = (
-            "SELECT id FROM stores"
-            " WHERE id IN (SELECT value FROM json_each(?)) AND (tenant = ? OR domain = ?)"
-        )
-        asked = (json.dumps(list(store_ids)), tenant, PUBLIC)
         with self._database.reading() as connection:
-            found = [row["id"] for row in connection.execute(visible, asked)]
+            found = self._visible(connection, tenant, store_ids)
             rows = connection.execute(
                 "SELECT store_id, shown_status, count(*) AS files, sum(bytes) AS bytes"
-                f" FROM {self.attached_files()} WHERE store_id IN ({visible}) GROUP BY 1, 2",
-                asked,
+                f" FROM {self.attached_files()} WHERE store_id IN (SELECT value FROM json_each(?))"
+                " GROUP BY 1, 2",
+                (json.dumps(found),),
             ).fetchall()
         counts = {store_id: no_files() for store_id in found}
         bytes_ = dict.fromkeys(found, 0)
@@ -275,6 +273,8 @@ class Catalog:
                 " error_code = NULL, error_message = NULL, attributes = coalesce(?, attributes)",
                 (store_id, file_id, encoded, self._clock(), encoded),
             )
+            if attributes is not None:
+                index_attributes(connection, store_id, file_id, attributes)
             return self.get_store_file(tenant, store_id, file_id)
 
     def get_store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFile:
@@ -302,6 +302,23 @@ class Catalog:
             ]
         return [None if row is None else json.loads(row["attributes"]) for row in rows]
 
+    def matching(
+        self,
+        tenant: TenantId,
+        store_ids: Sequence[StoreId],
+        condition: Filter,
+        most_files: int,
+        most_passages: int,
+    ) -> dict[StoreId, list[DocId]] | None:
+        """The files of stores that the tenant may search whose attributes pass, by store.
+
+        None if more than ``most_files`` pass, or these have more than ``most_passages``, or it would take
+        reading much more to tell.
+        """
+        with self._database.reading() as connection:
+            visible = self._visible(connection, tenant, store_ids)
+            return files_matching(connection, visible, condition, most_files, most_passages)
+
     def list_store_files(
         self,
         tenant: TenantId,
@@ -326,6 +343,7 @@ class Catalog:
                 "UPDATE store_files SET attributes = ? WHERE store_id = ? AND file_id = ?",
                 (json.dumps(dict(attributes)), store_id, file_id),
             )
+            index_attributes(connection, store_id, file_id, attributes)
             return self.get_store_file(tenant, store_id, file_id)
 
     def passages(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> list[str]:
@@ -352,6 +370,17 @@ class Catalog:
             "(SELECT *, CASE WHEN status = 'completed' AND position > "
             f"{self._searchable():d} THEN 'in_progress' ELSE status END AS shown_status FROM attached_files)"
         )
+
+    def _visible(
+        self, connection: sqlite3.Connection, tenant: TenantId, store_ids: Sequence[StoreId]
+    ) -> list[StoreId]:
+        """Those of the stores that the tenant may search."""
+        rows = connection.execute(
+            "SELECT id FROM stores"
+            " WHERE id IN (SELECT value FROM json_each(?)) AND (tenant = ? OR domain = ?)",
+            (json.dumps(list(store_ids)), tenant, PUBLIC),
+        )
+        return [row["id"] for row in rows]
 
     def _remove(self, connection: sqlite3.Connection, store_id: StoreId, file_id: DocId) -> None:
         self._journal.delete(store_id, file_id, now=self._clock())

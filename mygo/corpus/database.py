@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mygo.corpus.matching import create_index
 from mygo.errors import BadRequest, ConfigError, OutOfSpace, Unavailable
 
 _BUSY_TIMEOUT_S = 30.0
@@ -99,7 +100,12 @@ CREATE TABLE batch_files (
 ) WITHOUT ROWID;
 """
 _REUSE = "ALTER TABLE stores ADD COLUMN reuse TEXT CHECK (reuse IN ('exact', 'blend'))"
-_SCHEMA = (_JOURNAL_AND_CATALOG, _BATCHES, _REUSE)
+_SCHEMA: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
+    _JOURNAL_AND_CATALOG,
+    _BATCHES,
+    _REUSE,
+    create_index,
+)
 """Each step brings a file from the version that is its index to the next one; never change a step."""
 SCHEMA_VERSION = len(_SCHEMA)
 
@@ -212,6 +218,9 @@ class Database:
                     f" {SCHEMA_VERSION}; use the MyGO that wrote it, or another cluster.data_dir"
                 )
             for step in _SCHEMA[version:]:
+                if callable(step):
+                    step(connection)
+                    continue
                 for statement in step.split(";\n"):
                     connection.execute(statement)
             if version < SCHEMA_VERSION:  # else nothing is written: it opens on a full disk, too

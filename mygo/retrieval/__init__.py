@@ -23,6 +23,8 @@ Why
   and updates never wait for it, and a crash loses only the work.
 - FAISS cannot remove from an HNSW graph: removed nodes stay as way-marks that no search returns, until
   a quarter is such and the graph is built anew.
+- A search among given documents compares all their vectors, whatever the index's kind: filters that leave
+  little need neither a walk through a store nor luck with an approximate index.
 - Staged search finds the nearest lists once and searches them in groups, so the last stage is the search
   in one go, score for score. Only inverted lists have a nearest-first order that can be cut.
 - Texts lie on disk, in SQLite: memory holds what ranks passages, and reads the few texts that are given.
@@ -34,8 +36,8 @@ Why
   the settings or FAISS changed.
 - GPU indexes are not here: the CPU package has none, so they could not have been run.
 
-Read in this order: ``shard``, ``index``, ``kinds``, ``ivf``, ``texts``, ``merge``, ``fusion``, ``rerank``,
-``recent``, ``replay``, ``snapshot``, ``embed``.
+Read in this order: ``shard``, ``nearest``, ``index``, ``kinds``, ``ivf``, ``texts``, ``merge``, ``fusion``,
+``rerank``, ``recent``, ``replay``, ``snapshot``, ``embed``.
 """
 
 from mygo.retrieval import snapshot

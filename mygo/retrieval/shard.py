@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,17 +14,14 @@ from typing import TypeAlias
 import numpy as np
 
 from mygo.config_retrieval import RetrievalConfig
-from mygo.retrieval.index import IndexKind, Rows, Scores, Structure, VectorIndex, Vectors
+from mygo.retrieval.index import IndexKind, Rows, Structure, VectorIndex, Vectors
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.lock import ReadWriteLock
 from mygo.retrieval.merge import Stage, merge
+from mygo.retrieval.nearest import SPARE_CANDIDATES, Chosen, nearest_staged
 from mygo.retrieval.texts import PassageTexts
 from mygo.types import ContentHash, DocId, Passage, ScoredPassage, StoreId
 
-_SPARE_CANDIDATES = 16
-"""Fetched beyond k, so that a few duplicates or ties do not cost a second look-up."""
-_SCORE_NOISE = 1e-5
-"""More than float32 rounding moves an inner product of unit vectors, less than a real difference."""
 _COPIED_AT_ONCE = 10_000
 """Vectors that go into a new index between two looks at what has changed."""
 _COPIED_LAST = 500
@@ -33,6 +30,8 @@ _SAMPLE_SEED = 1
 _TEXTS_AT_ONCE = 1_000
 _Places: TypeAlias = dict[int, tuple[StoreId, int]]
 """Where a passage that was found lies: by its identity, (store, row)."""
+Documents: TypeAlias = Mapping[StoreId, Collection[DocId]]
+"""Some documents of some stores."""
 
 
 def owner(store_id: StoreId, doc_id: DocId, shards: int) -> int:
@@ -198,20 +197,38 @@ class Shard:
         return list(stage.passages)
 
     def search_staged(
-        self, store_ids: Set[StoreId], vector: Vectors, k: int, stage_s: float, question: str | None = None
+        self,
+        store_ids: Set[StoreId],
+        vector: Vectors,
+        k: int,
+        stage_s: float,
+        question: str | None = None,
+        documents: Documents | None = None,
     ) -> Generator[Stage, None, None]:
         """``search`` in stages of about ``stage_s`` seconds: the last one is the same passages and scores.
 
-        ``question``: also search for its words, if the shard has an index of them. Updates wait until the
-        iterator has ended or is closed, so take the stages as fast as they come.
+        ``question``: also search for its words, if the shard has an index of them. ``documents``: search only
+        these of the stores, exactly whatever the index's kind, in one stage; those that are not here are
+        ignored. Updates wait until the iterator has ended or is closed, so take the stages as fast as they
+        come.
         """
         assert vector.shape == (self.dimensions,), f"query {vector.shape}, shard has {self.dimensions}"
         assert k >= 1, f"k is {k}"
         with self._searchable.shared():
             held = sorted(self._stores.keys() & store_ids)
             stores = [self._stores[store_id] for store_id in held]
-            by_words = self._by_words(held, question, k) if question is not None else ()
-            searches = [_nearest_staged(store, vector, k, stage_s / len(stores)) for store in stores]
+            chosen = None if documents is None else self._rows(held, documents)
+            by_words = self._by_words(held, question, k, chosen) if question is not None else ()
+            searches = [
+                nearest_staged(
+                    store.index if chosen is None else Chosen(store.index, _row_array(chosen[store_id])),
+                    store.passages,
+                    vector,
+                    k,
+                    stage_s / len(stores),
+                )
+                for store_id, store in zip(held, stores, strict=True)
+            ]
             rankings: list[list[ScoredPassage]] = [[] for _ in stores]
             places: _Places = {}
             searching = dict(enumerate(searches))
@@ -313,22 +330,35 @@ class Shard:
             del store.documents[doc_id]
         self._forget_texts(store_id, {row: store.passages.pop(row) for row in rows})
 
-    def _by_words(self, store_ids: Sequence[StoreId], question: str, k: int) -> tuple[ScoredPassage, ...]:
+    def _rows(self, store_ids: Sequence[StoreId], documents: Documents) -> dict[StoreId, list[int]]:
+        rows: dict[StoreId, list[int]] = {}
+        for store_id in store_ids:
+            held = self._stores[store_id].documents
+            named = documents.get(store_id, ())
+            rows[store_id] = [row for document in named for row in held.get(document, ())]
+        return rows
+
+    def _by_words(
+        self, store_ids: Sequence[StoreId], question: str, k: int, chosen: dict[StoreId, list[int]] | None
+    ) -> tuple[ScoredPassage, ...]:
+        """``chosen``: by store, the rows that are searched; None for all."""
         rankings: list[list[ScoredPassage]] = []
         places: _Places = {}
         for store_id in store_ids:
-            found = self._rows_by_words(store_id, question, k)
+            found = self._rows_by_words(store_id, question, k, None if chosen is None else chosen[store_id])
             passages = self._stores[store_id].passages
             rankings.append([ScoredPassage(passages[row], score) for row, score in found])
             places.update(_places(store_id, [row for row, _ in found], rankings[-1]))
         return self._with_texts(merge(rankings, k), places)
 
-    def _rows_by_words(self, store_id: StoreId, question: str, k: int) -> list[tuple[int, float]]:
+    def _rows_by_words(
+        self, store_id: StoreId, question: str, k: int, chosen: list[int] | None
+    ) -> list[tuple[int, float]]:
         """Of ``k`` distinct texts of documents at least, if there are so many: a document may repeat one."""
         passages = self._stores[store_id].passages
-        fetched = k + _SPARE_CANDIDATES
+        fetched = k + SPARE_CANDIDATES
         while True:
-            found = self._texts.search(store_id, question, fetched)
+            found = self._texts.search(store_id, question, fetched, chosen)
             # a row without a passage is of an update that failed after its texts were written
             known = [(row, score) for row, score in found if row in passages]
             distinct = {(passages[row].doc_id, passages[row].content_hash) for row, _ in known}
@@ -356,40 +386,6 @@ class Shard:
         for row, passage in passages.items():
             if self._row_of_text.get(passage.content_hash) == (store_id, row):
                 del self._row_of_text[passage.content_hash]
-
-
-def _nearest_staged(
-    store: _Store, vector: Vectors, k: int, stage_s: float
-) -> Iterator[tuple[list[int], list[ScoredPassage], bool]]:
-    """(rows and passages of the best of the store so far, whether that was the last stage). The last is a
-    superset of the best ``k`` texts of documents that the index finds, all ties included."""
-    fetched = min(k + _SPARE_CANDIDATES, len(store.index))
-    for scores, rows, is_last in store.index.search_staged(vector, fetched, stage_s):
-        if is_last:
-            rows = _with_all_ties(store, vector, k, scores, rows, fetched)
-        yield rows.tolist(), _scored(store, vector, rows), is_last
-
-
-def _with_all_ties(store: _Store, vector: Vectors, k: int, scores: Scores, rows: Rows, fetched: int) -> Rows:
-    """Fetch more until ``k`` distinct texts are clear of what was not fetched."""
-    while len(rows) == fetched and fetched < len(store.index):
-        # what was not fetched scores at most scores[-1], give or take rounding
-        clear = rows[scores > scores[-1] + _SCORE_NOISE]
-        candidates = (store.passages[row] for row in clear.tolist())
-        if len({(passage.doc_id, passage.content_hash) for passage in candidates}) >= k:
-            break
-        fetched = min(4 * fetched, len(store.index))
-        scores, rows = store.index.search(vector, fetched)
-    return rows
-
-
-def _scored(store: _Store, vector: Vectors, rows: Rows) -> list[ScoredPassage]:
-    # row by row: a matrix product may round equal rows differently
-    exact = (store.index.vectors(rows).astype(np.float64) * vector).sum(axis=1).clip(-1.0, 1.0)
-    return [
-        ScoredPassage(store.passages[row], score)
-        for row, score in zip(rows.tolist(), exact.tolist(), strict=True)
-    ]
 
 
 def _places(store_id: StoreId, rows: Iterable[int], ranking: Iterable[ScoredPassage]) -> _Places:

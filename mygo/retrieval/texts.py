@@ -5,6 +5,7 @@ BM25 is that of SQLite's full-text index (FTS5).
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import tempfile
@@ -87,21 +88,31 @@ class PassageTexts:
                         found[row] = text[0]
         return found
 
-    def search(self, store_id: StoreId, question: str, k: int) -> list[tuple[int, float]]:
+    def search(
+        self, store_id: StoreId, question: str, k: int, among: Sequence[int] | None = None
+    ) -> list[tuple[int, float]]:
         """(row, BM25 score, higher is better) of the best ``k`` passages that have any of the words.
 
-        Reads the entry of each word: many rows have a common one, and cost time.
+        ``among``: only these rows, with the scores that they have in the whole store. Reads the entry of each
+        word: many rows have a common one, and cost time.
         """
         words = _words(question)
         with self._calls:
             table = self._tables.get(store_id)
             if table is None or not words or not self._by_words:
                 return []
-            found: list[tuple[int, float]] = self._database.execute(
-                f"SELECT rowid, -rank FROM {table} WHERE {table} MATCH ? ORDER BY rank, rowid LIMIT ?",
-                (" OR ".join(f'"{word}"' for word in words), k),
-            ).fetchall()
-            return found
+            matching = " OR ".join(f'"{word}"' for word in words)
+            if among is None:
+                query = f"SELECT rowid, -rank FROM {table} WHERE {table} MATCH ? ORDER BY rank, rowid LIMIT ?"
+                found: list[tuple[int, float]] = self._database.execute(query, (matching, k)).fetchall()
+                return found
+            # With the plus, the words are looked up once and not for each row; the score, which `rank` would
+            # be for every row that has a word, is computed only of those that are wanted.
+            query = (
+                f"SELECT rowid, -bm25({table}) AS score FROM {table} WHERE {table} MATCH ?"
+                " AND +rowid IN (SELECT value FROM json_each(?)) ORDER BY score DESC, rowid LIMIT ?"
+            )
+            return self._database.execute(query, (matching, json.dumps(among), k)).fetchall()
 
     def _make(self) -> str:
         self._made += 1

@@ -38,6 +38,7 @@ from mygo.corpus import (
     StoreUsage,
     load_file_chunks,
 )
+from mygo.filters import Filter
 from mygo.tree.keys import passage_tag
 from mygo.types import DocId, DomainTag, Reuse, StoreId, TenantId, WorkerId
 
@@ -52,6 +53,10 @@ PURGE_WAIT_S = 10.0
 """A worker purges between two steps of its engine; on a CPU one may take a second."""
 WORKER_SILENCE_S = 10.0
 """A worker that has said nothing for this long is dead. One that starts purges before it serves."""
+MOST_MATCHING = 2_000
+"""Documents that a shard is told to search among: finding these takes up to some ten milliseconds."""
+MOST_MATCHING_PASSAGES = 10_000
+"""Of these: their vectors are compared one by one, which takes about as long."""
 SECRET_BYTES = 32
 RESPONSES_BYTES = 64 * 2**20
 
@@ -244,6 +249,14 @@ class Librarian:
         ]
         position = await self._for_searches(self._library.journal.position)
         return [store.reuse for store in stores], position
+
+    async def matching(
+        self, tenant: TenantId, store_ids: Sequence[StoreId], condition: Filter
+    ) -> dict[StoreId, list[DocId]] | None:
+        """The documents whose attributes pass, if a search among them all is cheaper than in the stores."""
+        return await self._for_searches(
+            self._catalog.matching, tenant, store_ids, condition, MOST_MATCHING, MOST_MATCHING_PASSAGES
+        )
 
     async def describe(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
         """The attributes of documents in stores; None for one that was deleted meanwhile."""

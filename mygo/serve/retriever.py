@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from mygo.corpus import Delete
 from mygo.errors import Unavailable
 from mygo.retrieval import Replayer, SearchResult, Shard, ShardStages, Stage, Weights, snapshot
 from mygo.retrieval.recent import LONGEST_KEPT_CHARS
+from mygo.retrieval.shard import Documents
 from mygo.retrieval.stored import scratch_folder
 from mygo.serve.calls import reply
 from mygo.types import StoreId, TenantId
@@ -81,15 +82,28 @@ class ShardServer:
         ]
 
     async def search(
-        self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None = None
+        self,
+        store_ids: Sequence[StoreId],
+        vector: Vectors,
+        k: int,
+        question: str | None = None,
+        documents: Documents | None = None,
     ) -> Stage:
         """The final stage alone."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._searches, self._search, store_ids, vector, k, question)
+        work = partial(self._search, store_ids, vector, k, question, documents)
+        return await asyncio.get_running_loop().run_in_executor(self._searches, work)
 
-    def _search(self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None) -> Stage:
+    def _search(
+        self,
+        store_ids: Sequence[StoreId],
+        vector: Vectors,
+        k: int,
+        question: str | None,
+        documents: Documents | None,
+    ) -> Stage:
         position = self._replayer.position
-        (stage,) = self._shard.search_staged(frozenset(store_ids), vector, k, math.inf, question)
+        stores = frozenset(store_ids)
+        (stage,) = self._shard.search_staged(stores, vector, k, math.inf, question, documents)
         return replace(stage, position=position)
 
     async def stages(
@@ -98,6 +112,7 @@ class ShardServer:
         vector: Vectors,
         k: int,
         question: str | None = None,
+        documents: Documents | None = None,
     ) -> AsyncGenerator[Stage, None]:
         """Stages of about ``retrieval.stage_s``. Closing the iterator ends the search after its stage.
 
@@ -110,7 +125,7 @@ class ShardServer:
         def search() -> None:
             position = self._replayer.position
             stages = self._shard.search_staged(
-                frozenset(store_ids), vector, k, self._retrieval.stage_s, question
+                frozenset(store_ids), vector, k, self._retrieval.stage_s, question, documents
             )
             with contextlib.closing(stages):
                 for stage in stages:
@@ -207,10 +222,13 @@ class Query:
     vector: Vectors
     store_ids: Sequence[StoreId]
     weights: Weights
+    documents: Documents | None = None
+    """If given, only these of the stores are searched, and exactly."""
 
-    def arguments(self, k: int) -> tuple[Sequence[StoreId], Vectors, int, str | None]:
+    def arguments(self, k: int) -> tuple[Sequence[StoreId], Vectors, int, str | None, Documents | None]:
         """Of a shard's ``search`` and ``stages``, for the best ``k`` of all."""
-        return self.store_ids, self.vector, self.weights.depth(k), self.text if self.weights.words else None
+        words = self.text if self.weights.words else None
+        return self.store_ids, self.vector, self.weights.depth(k), words, self.documents
 
 
 class Retriever:

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mygo.api.filters import Comparison, Compound, Filter
 from mygo.api.schemas.base import Part, text_parts
 from mygo.errors import BadRequest
+from mygo.filters import Comparison, Compound, Filter
 
 _MAX_FILTER_DEPTH = 8
 _LEAST_WEIGHT = 1e-6

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from mygo.api.filters import matches
 from mygo.api.memory import ResponseMemory
 from mygo.api.service import (
     Answer,
@@ -33,6 +32,7 @@ from mygo.api.service import (
     StoreView,
 )
 from mygo.errors import BadRequest, Conflict, NotFound, OutOfSpace, Unavailable, WorkerLost
+from mygo.filters import matches
 from mygo.types import (
     DocId,
     PrefillStats,

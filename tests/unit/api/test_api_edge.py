@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from mygo.api import errors
 from mygo.api.auth import Keyring
 from mygo.api.files import safe_filename
-from mygo.api.filters import Comparison, Compound, matches
 from mygo.api.memory import ResponseMemory
 from mygo.errors import NotFound, Unauthorized
+from mygo.filters import Comparison, Compound, matches
 from mygo.types import TenantId
 
 A, B = TenantId("a"), TenantId("b")

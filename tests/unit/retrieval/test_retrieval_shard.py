@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mygo.retrieval.index import IndexKind, VectorIndex, Vectors
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.shard import StoreContents
 from mygo.retrieval.texts import PassageTexts
-from mygo.types import DocId, Passage, StoreId
+from mygo.types import DocId, Passage, ScoredPassage, StoreId
 
 A, B = StoreId("vs_a"), StoreId("vs_b")
 
@@ -34,6 +35,13 @@ def put(shard: Shard, doc: str, *texts: str, store: StoreId = A) -> None:
 def found(shard: Shard, query: str, k: int, *stores: StoreId) -> list[tuple[str, int]]:
     results = shard.search(frozenset(stores or {A}), embed([query])[0], k)
     return [(scored.passage.doc_id, scored.passage.index) for scored in results]
+
+
+def by_store(named: Iterable[tuple[StoreId, DocId]]) -> dict[StoreId, list[DocId]]:
+    documents: dict[StoreId, list[DocId]] = {}
+    for store, document in named:
+        documents.setdefault(store, []).append(document)
+    return documents
 
 
 class ShardAgainstNaive(RuleBasedStateMachine):
@@ -71,6 +79,20 @@ class ShardAgainstNaive(RuleBasedStateMachine):
         held = [p for (store, _), ps in self.held.items() if store in stores for p in ps]
         assert self.shard.search(stores, vector, k) == naive_search(held, vector, k)
         assert self.shard.count(stores) == len(held)
+
+    @rule(
+        named=st.frozensets(st.tuples(stores, documents)),
+        stores=st.frozensets(stores),
+        query=st.sampled_from("0123x"),
+        k=st.integers(1, 40),
+    )
+    def search_among(
+        self, named: frozenset[tuple[StoreId, DocId]], stores: frozenset[StoreId], query: str, k: int
+    ) -> None:
+        vector = embed([query])[0]
+        held = [p for key, ps in self.held.items() if key in named and key[0] in stores for p in ps]
+        (stage,) = self.shard.search_staged(stores, vector, k, 0.0, documents=by_store(named))
+        assert list(stage.passages) == naive_search(held, vector, k)
 
     @invariant()
     def knows_only_vectors_of_held_texts(self) -> None:
@@ -237,6 +259,62 @@ def test_last_stage_is_the_search_in_one_go_when_stores_differ_in_size_and_kind(
             assert last.is_final and not any(stage.is_final for stage in earlier)
             assert (len(earlier) > 0) == (A in stores)
     assert [stage.is_final for stage in shard.search_staged({StoreId("vs_x")}, query, 7, 0.0)] == [True]
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf", "ivfpq", "hnsw"])
+def test_search_among_documents_is_exact_when_the_index_is_not(index: str) -> None:
+    shard = make_shard(
+        index=index, approximate_from_vectors=300, ivf_probes=1, pq_bytes=1, rerank_factor=1, hnsw_ef_search=1
+    )
+    held = {}
+    for number in range(200):
+        doc = DocId(f"file-{number:03}")
+        # copies within a document and in others, and ties
+        texts = [f"{number * chunk}|{number % 3}" for chunk in range(6)]
+        put(shard, doc, *texts)
+        held[doc] = passages(doc, texts, A)
+    shard.rebuild_outgrown()
+    assert shard.kind(A) == index
+    for number in range(0, 200, 7):  # forgotten nodes of a graph, holes in lists
+        shard.delete(A, DocId(f"file-{number:03}"))
+        del held[DocId(f"file-{number:03}")]
+    drawn = np.random.default_rng(0)
+    missed = 0
+    for number in range(60):
+        query = embed([f"query {number}"])[0]
+        chosen = [DocId(f"file-{n:03}") for n in drawn.choice(200, size=1 + number * 3, replace=False)]
+        k = int(drawn.integers(1, 30))
+        expected = naive_search([p for doc in chosen for p in held.get(doc, [])], query, k)
+        (stage,) = shard.search_staged({A}, query, k, 0.0, documents={A: chosen, B: chosen})
+        assert list(stage.passages) == expected
+        whole = naive_search([p for each in held.values() for p in each], query, k)
+        missed += shard.search({A}, query, k) != whole
+    assert (missed > 0) == (index != "flat")
+
+
+def test_words_among_documents_rank_as_in_the_whole_store() -> None:
+    shard = make_shard()
+    drawn = np.random.default_rng(0)
+    words = ["lynx", "fox", "owl", "bear", "wolf"]
+    for store in (A, B):
+        for number in range(40):
+            texts = [" ".join(drawn.choice(words, size=4)) for _ in range(5)]
+            put(shard, f"file-{number:02}", *texts, store=store)
+    query = embed(["query"])[0]
+
+    def by_words(k: int, documents: dict[StoreId, list[DocId]] | None) -> list[ScoredPassage]:
+        (stage,) = shard.search_staged({A, B}, query, k, 1.0, "lynx or wolf", documents)
+        return list(stage.by_words)
+
+    everything = by_words(10**4, None)
+    for size in (0, 1, 5, 40):
+        chosen = {store: [DocId(f"file-{n:02}") for n in drawn.permutation(40)[:size]] for store in (A, B)}
+        expected = [s for s in everything if s.passage.doc_id in chosen[s.passage.store_id or A]]
+        assert by_words(10**4, chosen) == expected
+        # cut where no tie is cut
+        for k in range(1, len(expected)):
+            if expected[k - 1].score > expected[k].score:
+                assert by_words(k, chosen) == expected[:k]
 
 
 def test_update_goes_on_when_a_staged_search_is_given_up() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mygo.api.filters import Comparison
 from mygo.api.service import AnswerRequest, Message, Retrieval
+from mygo.filters import Comparison
 from mygo.prompt import Conversations
 from mygo.prompt import Message as Turn
 from mygo.serve.planning import _searched

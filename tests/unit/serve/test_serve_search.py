@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayError
 
-from mygo.api.filters import Comparison
 from mygo.api.service import Attributes, Retrieval
 from mygo.config import parse
+from mygo.filters import Comparison, Filter, matches
 from mygo.retrieval import Stage
+from mygo.retrieval.shard import Documents
 from mygo.serve.search import Found, Searcher
 from mygo.types import ContentHash, DocId, Passage, Reuse, ScoredPassage, StoreId, TenantId
 
@@ -40,9 +41,11 @@ class Part:
 
 
 class Corpus:
-    """Documents 0, 1, ... with falling scores; ``asked`` has the number of passages of each search.
+    """Documents 0, 1, ... with falling scores; ``asked`` has the number of passages of each search, and
+    ``among`` the documents that it is about (None: all).
 
-    ``attributes`` of a deleted document are None. ``texts``: all different unless given.
+    ``attributes`` of a deleted document are None. ``texts``: all different unless given. ``most_matching``:
+    if more documents match a filter, the librarian does not name them; None: never.
     """
 
     def __init__(
@@ -52,8 +55,11 @@ class Corpus:
         texts: Sequence[str] | None = None,
         rerank: Callable[[str, list[str]], Any] | None = None,
         timeout_s: float = 5.0,
+        most_matching: int | None = None,
     ) -> None:
         self.asked: list[int] = []
+        self.among: list[list[str] | None] = []
+        self.matching_asked = 0
         self.embedded: list[str] = []
         self.position = self.shard_position = 1
         self.attributes = list(attributes)
@@ -62,12 +68,31 @@ class Corpus:
             for i, (score, text) in enumerate(zip(scores, texts or map(str, range(len(scores))), strict=True))
         ]
 
-        def search(stores: Sequence[StoreId], vector: Any, k: int, question: str | None) -> Stage:
+        def search(
+            stores: Sequence[StoreId], vector: Any, k: int, question: str | None, documents: Documents | None
+        ) -> Stage:
             self.asked.append(k)
+            self.among.append(None if documents is None else sorted(documents.get(STORE, ())))
+            found = [
+                each
+                for each in passages
+                if documents is None or each.passage.doc_id in documents.get(STORE, ())
+            ]
             # by words, it is the other way round
-            by_words = [ScoredPassage(each.passage, 1 - each.score) for each in reversed(passages)]
+            by_words = [ScoredPassage(each.passage, 1 - each.score) for each in reversed(found)]
             words = tuple(by_words[:k]) if question else ()
-            return Stage(tuple(passages[:k]), True, words, self.shard_position)
+            return Stage(tuple(found[:k]), True, words, self.shard_position)
+
+        def matching(tenant: TenantId, stores: Sequence[StoreId], condition: Filter) -> Documents | None:
+            assert list(stores) == [STORE]
+            self.matching_asked += 1
+            passing = [
+                DocId(str(i))
+                for i, held in enumerate(self.attributes)
+                if held is not None and matches(condition, held)
+            ]
+            few = most_matching is not None and len(passing) <= most_matching
+            return {STORE: passing} if few else None
 
         def describe(documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
             return [self.attributes[int(document)] for _, document in documents]
@@ -79,7 +104,7 @@ class Corpus:
         def authorize(tenant: TenantId, stores: Sequence[StoreId]) -> tuple[list[Reuse | None], int]:
             return [Reuse.EXACT for _ in stores], self.position
 
-        librarian = Part(authorize=authorize, describe=describe)
+        librarian = Part(authorize=authorize, describe=describe, matching=matching)
         embedder = Part(embed_query=embed_query)
         reranker = Part(scores=rerank) if rerank else None
         config = parse({"retrieval": {"timeout_s": timeout_s}})
@@ -108,6 +133,71 @@ def test_search_goes_on_when_a_filter_leaves_too_few() -> None:
     corpus = Corpus([1 - i / 100 for i in range(100)], [{"odd": i % 8 == 7} for i in range(100)])
     assert ids(corpus.search(filters=Comparison("odd", "eq", True))) == ["7", "15", "23", "31"]
     assert corpus.asked == [4, 16, 64]
+
+
+def user_is(user: str) -> Comparison:
+    return Comparison("user", "eq", user)
+
+
+def test_search_behind_a_narrow_filter_takes_two_rounds_however_large_the_store_is() -> None:
+    users = [{"user": "x" if i in (700, 800, 900) else "y"} for i in range(1000)]
+    corpus = Corpus([1 - i / 1000 for i in range(1000)], users, most_matching=5)
+    assert ids(corpus.search(filters=user_is("x"))) == ["700", "800", "900"]
+    assert (corpus.asked, corpus.matching_asked) == ([4, 4], 1)
+    assert corpus.among == [None, ["700", "800", "900"]]
+    assert ids(corpus.search(filters=user_is("z"))) == []
+    assert corpus.among[2:] == [[]]  # the first round was known
+
+
+def test_search_goes_through_the_store_when_too_many_match() -> None:
+    users = [{"user": "x" if i >= 500 else "y"} for i in range(1000)]
+    corpus = Corpus([1 - i / 1000 for i in range(1000)], users, most_matching=5)
+    assert ids(corpus.search(filters=user_is("x"))) == ["500", "501", "502", "503"]
+    assert (corpus.asked, corpus.matching_asked) == ([4, 16, 64, 256, 1024], 1)
+    assert corpus.among == [None] * 5
+
+
+def test_librarian_is_not_asked_what_matches_when_the_first_round_is_enough() -> None:
+    corpus = Corpus([0.9] * 10, [{"user": "x"}] * 10, most_matching=100)
+    assert len(ids(corpus.search(filters=user_is("x")))) == 4
+    corpus.search()
+    assert corpus.matching_asked == 0
+
+
+def test_narrow_search_asks_for_more_when_copies_fill_it() -> None:
+    texts = ["other"] * 20 + ["same"] * 10 + ["b", "c", "d"]
+    users = [{"user": "y"}] * 20 + [{"user": "x"}] * 13
+    corpus = Corpus([1 - i / 100 for i in range(33)], users, texts, most_matching=13)
+    assert ids(corpus.search(filters=user_is("x"))) == ["20", "30", "31", "32"]
+    assert corpus.asked == [4, 4, 16]
+
+
+def test_narrow_search_shows_nothing_that_stopped_matching_meanwhile() -> None:
+    """Scenario: a result is remembered; then a document is deleted and another changes its owner."""
+    users: list[Attributes | None] = [{"user": "y"}] * 20 + [{"user": "x"}] * 4
+    corpus = Corpus([1 - i / 100 for i in range(24)], users, most_matching=4)
+    assert ids(corpus.search(filters=user_is("x"))) == ["20", "21", "22", "23"]
+    corpus.attributes[20], corpus.attributes[21] = None, {"user": "y"}
+    corpus.attributes[0] = {"user": "x"}
+    assert ids(corpus.search(filters=user_is("x"))) == ["0", "22", "23"]
+
+
+def test_narrow_result_is_known_again_for_the_same_documents_only() -> None:
+    users: list[Attributes | None] = [{"user": "y"}] * 20 + [{"user": "x"}] * 2 + [{"user": "z"}] * 2
+    corpus = Corpus([1 - i / 100 for i in range(24)], users, most_matching=4)
+    for _ in range(2):
+        assert ids(corpus.search(filters=user_is("x"))) == ["20", "21"]
+        assert ids(corpus.search(filters=user_is("z"))) == ["22", "23"]
+    assert corpus.asked == [4, 4, 4]
+
+
+def test_words_rank_among_what_matches_when_that_is_little() -> None:
+    users: list[Attributes | None] = [{"user": "y"}] * 200 + [{"user": "x"}] * 3
+    corpus = Corpus([1 - i / 1000 for i in range(203)], users, most_matching=4)
+    found = corpus.search(filters=user_is("x"), embedding_weight=0.0, text_weight=1.0)
+    assert ids(found) == ["202", "201", "200"]
+    found = corpus.search(filters=user_is("x"), embedding_weight=1.0, text_weight=1.0)
+    assert ids(found) == ["200", "202", "201"]
 
 
 def test_search_ends_when_there_is_no_more() -> None:
@@ -144,9 +234,13 @@ def test_search_is_not_filled_by_copies_of_one_text() -> None:
     ),
     st.booleans(),
     st.sampled_from([None, 0.3, 0.8]),
+    st.sampled_from([None, 5, 1000]),
 )
 def test_search_is_the_best_of_what_may_be_shown(
-    documents: list[tuple[str, Attributes | None]], filtered: bool, min_score: float | None
+    documents: list[tuple[str, Attributes | None]],
+    filtered: bool,
+    min_score: float | None,
+    most_matching: int | None,
 ) -> None:
     """The naive model: filter everything there is, then keep the first of each text."""
     scores = [1 - i / 100 for i in range(len(documents))]
@@ -155,7 +249,12 @@ def test_search_is_the_best_of_what_may_be_shown(
         wanted = not filtered or (attributes or {}).get("user") == "y"
         if attributes is not None and wanted and scores[i] >= (min_score or 0):
             best.setdefault(text, str(i))
-    corpus = Corpus(scores, [attributes for _, attributes in documents], [text for text, _ in documents])
+    corpus = Corpus(
+        scores,
+        [attributes for _, attributes in documents],
+        [text for text, _ in documents],
+        most_matching=most_matching,
+    )
     found = corpus.search(filters=Comparison("user", "eq", "y") if filtered else None, min_score=min_score)
     assert ids(found) == list(best.values())[:4]
 
@@ -176,11 +275,15 @@ class Stages:
     def __init__(self, passages: Sequence[ScoredPassage]) -> None:
         self._passages = passages
 
+    def _among(self, documents: Documents | None) -> list[ScoredPassage]:
+        return [p for p in self._passages if documents is None or p.passage.doc_id in documents[STORE]]
+
     def options(self, *, stream: bool) -> Any:
-        async def stages(stores: Any, vector: Any, k: int, question: Any) -> Any:
+        async def stages(stores: Any, vector: Any, k: int, question: Any, documents: Any) -> Any:
+            passages = self._among(documents)
             for found in (2, 3):
-                yield Stage(tuple(self._passages[-found:][:k]), False)
-            yield Stage(tuple(self._passages[:k]), True)
+                yield Stage(tuple(passages[-found:][:k]), False)
+            yield Stage(tuple(passages[:k]), True)
 
         class Stream:
             def __init__(self, *arguments: Any) -> None:
@@ -195,13 +298,14 @@ class Stages:
 
     @property
     def search(self) -> Any:
-        async def in_one_go(stores: Any, vector: Any, k: int, question: Any) -> Stage:
-            return Stage(tuple(self._passages[:k]), True)
+        async def in_one_go(stores: Any, vector: Any, k: int, question: Any, documents: Any) -> Stage:
+            return Stage(tuple(self._among(documents)[:k]), True)
 
         return type("Method", (), {"remote": staticmethod(in_one_go)})
 
 
-def test_stages_show_only_what_may_be_shown_and_the_last_is_final() -> None:
+@pytest.mark.parametrize("narrowed", [None, {STORE: [DocId("1"), DocId("3"), DocId("5"), DocId("7")]}])
+def test_stages_show_only_what_may_be_shown_and_the_last_is_final(narrowed: Documents | None) -> None:
     """Scenario: a filter leaves too few of the first four, so that a wider search follows."""
     passages = [
         ScoredPassage(Passage(DocId(str(i)), 0, str(i), ContentHash(str(i)), STORE), 1 - i / 10)
@@ -212,6 +316,7 @@ def test_stages_show_only_what_may_be_shown_and_the_last_is_final() -> None:
     librarian = Part(
         authorize=lambda tenant, stores: ([None], 1),
         describe=lambda documents: [attributes[int(document)] for _, document in documents],
+        matching=lambda tenant, stores, condition: narrowed,
     )
     config = parse({"retrieval": {"stage_s": 0.001}})
     embedder = Part(embed_query=lambda text: np.ones(2, np.float32))
