@@ -63,8 +63,8 @@ class Exits:
         """Oldest first, with their tokens."""
         self._mirror_tokens = 0
 
-    def move(self, node: Node, holding: Holding, standing: Standing) -> None:
-        """Change the standing of a node."""
+    def move(self, node: Node, holding: Holding, standing: Standing, *, back: bool = False) -> None:
+        """Change the standing of a node. ``back``: it was the first of those that leave, and is so again."""
         if standing is holding.standing:
             return
         match holding.standing:
@@ -77,8 +77,10 @@ class Exits:
         match standing:
             case Standing.LOST:
                 self._lost[node] = None
+                self._lost.move_to_end(node, last=not back)
             case Standing.MIRROR:
                 self._mirrors[node] = node.tokens
+                self._mirrors.move_to_end(node, last=not back)
                 self._mirror_tokens += node.tokens
             case Standing.EXPOSED:
                 self._policy.expose(node)

@@ -229,8 +229,8 @@ class Shelf:
 
     # --- parts -------------------------------------------------------------------------------------
 
-    def _settle(self, node: Node) -> None:
-        """Find out whether the node may leave, and why."""
+    def _settle(self, node: Node, *, back: bool = False) -> None:
+        """Find out whether the node may leave, and why. ``back``: see ``Exits.move``."""
         holding, mirrors = self._holdings[node], self._mirrors
         mirrored = mirrors is not None and node.held.get(mirrors.tier) == node.tokens
         may_cut = mirrored and mirrors is not None and mirrors.come_back
@@ -244,7 +244,7 @@ class Shelf:
         else:
             standing = Standing.EXPOSED
         if standing is not holding.standing:
-            self._exits.move(node, holding, standing)
+            self._exits.move(node, holding, standing, back=back)
 
     def _stand(self, node: Node, standing: Standing) -> None:
         self._exits.move(node, self._holdings[node], standing)
@@ -340,7 +340,7 @@ class Shelf:
             self._count(node, tokens)
             if holding.blocks == len(blocks):
                 self._child(node, 1)
-            self._settle(node)
+            self._settle(node, back=True)
 
     def _let_go(self, gone: Iterable[_Taken]) -> None:
         """The second half of an eviction."""

@@ -253,3 +253,18 @@ def test_eviction_work_per_block_does_not_grow_with_what_is_held(monkeypatch: py
             assert shelf.evict(1) is not None
         per_block.append(touched / 100)
     assert max(per_block) < 8
+
+
+def test_mirrors_leave_in_the_same_order_when_somebody_has_looked_who_leaves_next() -> None:
+    """Scenario: whoever looked sent the oldest copy to the end of the line."""
+    tree = tree_of()
+    device = shelf_of(tree)
+    host = shelf_of(tree, tier=Tier.HOST, mirrors=Mirrors(Tier.DEVICE))
+    for text in "abc":
+        begin(tree, text, text)
+        for shelf in (device, host):
+            shelf.put(text.encode())
+            shelf.unlock(text.encode())
+    assert names(host.leaving(1)) == names(host.leaving(1)) == ["a"]
+    assert names(host.leaving(2)) == ["a", "b"]
+    assert names(host.evict(3)) == ["a", "b", "c"]
