@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -82,24 +82,26 @@ class ShardServer:
         ]
 
     async def search(
-        self,
-        store_ids: Sequence[StoreId],
-        vector: Vectors,
-        k: int,
-        question: str | None = None,
-        documents: Documents | None = None,
+        self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None = None
     ) -> Stage:
         """The final stage alone."""
-        work = partial(self._search, store_ids, vector, k, question, documents)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._searches, self._search, store_ids, vector, k, question)
+
+    async def search_among(
+        self, documents: Documents, vector: Vectors, k: int, question: str | None = None
+    ) -> Stage:
+        """Only these documents, exactly; it has one stage."""
+        work = partial(self._search, documents, vector, k, question, documents)
         return await asyncio.get_running_loop().run_in_executor(self._searches, work)
 
     def _search(
         self,
-        store_ids: Sequence[StoreId],
+        store_ids: Iterable[StoreId],
         vector: Vectors,
         k: int,
         question: str | None,
-        documents: Documents | None,
+        documents: Documents | None = None,
     ) -> Stage:
         position = self._replayer.position
         stores = frozenset(store_ids)
@@ -112,7 +114,6 @@ class ShardServer:
         vector: Vectors,
         k: int,
         question: str | None = None,
-        documents: Documents | None = None,
     ) -> AsyncGenerator[Stage, None]:
         """Stages of about ``retrieval.stage_s``. Closing the iterator ends the search after its stage.
 
@@ -125,7 +126,7 @@ class ShardServer:
         def search() -> None:
             position = self._replayer.position
             stages = self._shard.search_staged(
-                frozenset(store_ids), vector, k, self._retrieval.stage_s, question, documents
+                frozenset(store_ids), vector, k, self._retrieval.stage_s, question
             )
             with contextlib.closing(stages):
                 for stage in stages:
@@ -223,12 +224,12 @@ class Query:
     store_ids: Sequence[StoreId]
     weights: Weights
     documents: Documents | None = None
-    """If given, only these of the stores are searched, and exactly."""
+    """If given, only these of the stores are searched, exactly and in one go."""
 
-    def arguments(self, k: int) -> tuple[Sequence[StoreId], Vectors, int, str | None, Documents | None]:
-        """Of a shard's ``search`` and ``stages``, for the best ``k`` of all."""
-        words = self.text if self.weights.words else None
-        return self.store_ids, self.vector, self.weights.depth(k), words, self.documents
+    def arguments(self, k: int) -> tuple[Sequence[StoreId] | Documents, Vectors, int, str | None]:
+        """Of a shard's ``search``, ``search_among`` or ``stages``, for the best ``k`` of all."""
+        where = self.store_ids if self.documents is None else self.documents
+        return where, self.vector, self.weights.depth(k), self.text if self.weights.words else None
 
 
 class Retriever:
@@ -265,7 +266,7 @@ class Retriever:
         """The best ``k`` of all shards that answer in time. Raises Unavailable if none does."""
         merged = ShardStages(len(self._shards), k, query.weights)
         answers = await asyncio.gather(
-            *(self._ask(shard, query.arguments(k)) for shard in self._shards),
+            *(self._ask(shard, query, k) for shard in self._shards),
             return_exceptions=True,
         )
         for index, answer in enumerate(answers):
@@ -275,8 +276,9 @@ class Retriever:
                 merged.add(index, answer)
         return _result(merged)
 
-    async def _ask(self, shard: DeploymentHandle, arguments: tuple[Any, ...]) -> Stage:
-        asked = shard.search.remote(*arguments)
+    async def _ask(self, shard: DeploymentHandle, query: Query, k: int) -> Stage:
+        method = shard.search if query.documents is None else shard.search_among
+        asked = method.remote(*query.arguments(k))
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer: Stage = await asked

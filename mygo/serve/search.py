@@ -160,7 +160,7 @@ class Searcher:
         if known is not None:
             yield known
             return
-        if not (staged and self._staged):
+        if not (staged and self._staged) or query.documents is not None:
             result = await self._retriever.search(query, k)
             self._recent.remember(position, scope, query.text, query.vector, result)
             yield result

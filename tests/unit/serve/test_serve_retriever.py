@@ -138,11 +138,11 @@ def test_last_stage_of_a_shard_server_is_its_search(tmp_path: Path) -> None:
                 assert len(stages) > 1
                 assert not any(stage.is_final for stage in stages[:-1])
                 for documents, expected in ({STORE: [DocId("file")]}, 8), ({STORE: [DocId("other")]}, 0):
-                    arguments = [STORE], vectors(1)[0], 8, question, documents
-                    once = await server.search(*arguments)
-                    assert await collected(server.stages(*arguments)) == [once]
-                    assert len(once.passages) == expected
-                    assert len(once.by_words) == (expected if question else 0)
+                    among = await server.search_among(documents, vectors(1)[0], 8, question)
+                    assert among.is_final
+                    assert among.position == 1
+                    assert len(among.passages) == expected
+                    assert len(among.by_words) == (expected if question else 0)
 
     asyncio.run(check())
 
@@ -399,8 +399,8 @@ def test_vectors_of_recent_questions_are_kept_for_the_tenant_that_asked() -> Non
 
 def test_query_asks_for_words_only_when_they_count() -> None:
     vector = vectors(1)[0]
-    assert Query("lynx", vector, [STORE], Weights()).arguments(8)[2:4] == (8, None)
-    assert Query("lynx", vector, [STORE], Weights(1.0, 0.5)).arguments(8)[2:4] == (50, "lynx")
+    assert Query("lynx", vector, [STORE], Weights()).arguments(8)[2:] == (8, None)
+    assert Query("lynx", vector, [STORE], Weights(1.0, 0.5)).arguments(8)[2:] == (50, "lynx")
 
 
 def test_shipped_settings_search_by_vectors() -> None:

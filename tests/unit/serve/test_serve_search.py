@@ -69,7 +69,11 @@ class Corpus:
         ]
 
         def search(
-            stores: Sequence[StoreId], vector: Any, k: int, question: str | None, documents: Documents | None
+            stores: Sequence[StoreId],
+            vector: Any,
+            k: int,
+            question: str | None,
+            documents: Documents | None = None,
         ) -> Stage:
             self.asked.append(k)
             self.among.append(None if documents is None else sorted(documents.get(STORE, ())))
@@ -82,6 +86,9 @@ class Corpus:
             by_words = [ScoredPassage(each.passage, 1 - each.score) for each in reversed(found)]
             words = tuple(by_words[:k]) if question else ()
             return Stage(tuple(found[:k]), True, words, self.shard_position)
+
+        def search_among(documents: Documents, vector: Any, k: int, question: str | None) -> Stage:
+            return search([*documents], vector, k, question, documents)
 
         def matching(tenant: TenantId, stores: Sequence[StoreId], condition: Filter) -> Documents | None:
             assert list(stores) == [STORE]
@@ -108,7 +115,8 @@ class Corpus:
         embedder = Part(embed_query=embed_query)
         reranker = Part(scores=rerank) if rerank else None
         config = parse({"retrieval": {"timeout_s": timeout_s}})
-        self._searcher = Searcher(config, librarian, embedder, [Part(search=search)], reranker)  # type: ignore[arg-type,list-item]
+        shard = Part(search=search, search_among=search_among)
+        self._searcher = Searcher(config, librarian, embedder, [shard], reranker)  # type: ignore[arg-type,list-item]
 
     def search(self, question: str = "question", tenant: str = "t", **wanted: Any) -> Found:
         retrieval = Retrieval(store_ids=(STORE,), top_k=4, **wanted)
@@ -275,15 +283,11 @@ class Stages:
     def __init__(self, passages: Sequence[ScoredPassage]) -> None:
         self._passages = passages
 
-    def _among(self, documents: Documents | None) -> list[ScoredPassage]:
-        return [p for p in self._passages if documents is None or p.passage.doc_id in documents[STORE]]
-
     def options(self, *, stream: bool) -> Any:
-        async def stages(stores: Any, vector: Any, k: int, question: Any, documents: Any) -> Any:
-            passages = self._among(documents)
+        async def stages(stores: Any, vector: Any, k: int, question: Any) -> Any:
             for found in (2, 3):
-                yield Stage(tuple(passages[-found:][:k]), False)
-            yield Stage(tuple(passages[:k]), True)
+                yield Stage(tuple(self._passages[-found:][:k]), False)
+            yield Stage(tuple(self._passages[:k]), True)
 
         class Stream:
             def __init__(self, *arguments: Any) -> None:
@@ -298,10 +302,18 @@ class Stages:
 
     @property
     def search(self) -> Any:
-        async def in_one_go(stores: Any, vector: Any, k: int, question: Any, documents: Any) -> Stage:
-            return Stage(tuple(self._among(documents)[:k]), True)
+        async def in_one_go(stores: Any, vector: Any, k: int, question: Any) -> Stage:
+            return Stage(tuple(self._passages[:k]), True)
 
         return type("Method", (), {"remote": staticmethod(in_one_go)})
+
+    @property
+    def search_among(self) -> Any:
+        async def among(documents: Documents, vector: Any, k: int, question: Any) -> Stage:
+            found = [each for each in self._passages if each.passage.doc_id in documents[STORE]]
+            return Stage(tuple(found[:k]), True)
+
+        return type("Method", (), {"remote": staticmethod(among)})
 
 
 @pytest.mark.parametrize("narrowed", [None, {STORE: [DocId("1"), DocId("3"), DocId("5"), DocId("7")]}])
