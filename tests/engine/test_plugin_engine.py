@@ -1,7 +1,6 @@
 """The plugin in a real vLLM with a real model, in float32: exact, isolated, held, and truly told.
 
-The engine with the plugin runs in this process, so that its block pool can be looked at; plain vLLM
-runs in a process of its own and ends before.
+Both engines run in this process, so that the block pool can be looked at; plain vLLM's ends before.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import pytest
 from mygo.tree.keys import domain_salt, narrow, root_key, segment_key
 from mygo.types import PUBLIC, DomainTag, ResidencyEvent, SegmentKey, WorkerId, WorkerReport
 
-pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
 BLOCK_TOKENS = 32
 BLOCKS = 145  # one is vLLM's placeholder: 4,608 tokens, so that random requests evict
@@ -157,7 +156,7 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def plain_answers(demo_model: Path, one_thread: None) -> list[tuple[int, ...]]:
+def plain_answers(demo_model: Path, engine_in_process: None) -> list[tuple[int, ...]]:
     """What vLLM without the plugin says to the exactness prompts, one at a time, uncached."""
     from vllm import LLM, SamplingParams
 
@@ -175,11 +174,9 @@ def plain_answers(demo_model: Path, one_thread: None) -> list[tuple[int, ...]]:
 def _engine(
     demo_model: Path, plain_answers: list[tuple[int, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        engine = Engine(demo_model, tmp_path_factory.mktemp("socket") / "engine.sock")
-        yield engine
-        engine.close()
+    engine = Engine(demo_model, tmp_path_factory.mktemp("socket") / "engine.sock")
+    yield engine
+    engine.close()
 
 
 @pytest.fixture
