@@ -39,8 +39,8 @@ class RetrievalConfig(Section):
     and `ivfpq` have several stages, and only if their searches take at least two of these."""
     speculations: int = Field(default=8, ge=0)
     """Prefills for provisional results that an ingress has running at once, where the prediction is that they
-    gain more than they cost; the system prompt's while nothing is found yet counts too. 0 for none. Answers
-    are the same: they wait for the final result. An abort waits for a step (`model.step_tokens`)."""
+    gain more than they cost; also the system prompt's, where it is cached nowhere. 0 for none. Answers are
+    the same: they wait for the final result. An abort waits for a step (`model.step_tokens`)."""
     index: Literal["flat", "ivf", "ivfpq", "hnsw"] = "ivf"
     """How large stores are searched. `flat`: exactly. `ivf`: only the lists nearest to the question.
     `ivfpq`: the same over compressed vectors, about 0.2 KB of memory each, the best then compared by the

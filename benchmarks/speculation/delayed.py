@@ -36,7 +36,7 @@ class DelayedShard(ShardServer):
     ) -> AsyncGenerator[Stage, None]:
         found = [stage async for stage in super().stages(store_ids, vector, k, question)]
         shown = found[-1:]
-        if self._is_staged:
+        if self._is_staged and len(found) >= STAGES:
             shown = [found[len(found) * number // STAGES - 1] for number in range(1, STAGES + 1)]
         for stage in shown:
             await asyncio.sleep(self._delay_s / len(shown))

@@ -78,10 +78,10 @@ def searched(count: int, queries: int, seed: int) -> Patterns:
 
 
 def _stages(index: VectorIndex, question: Vectors) -> tuple[tuple[int, ...], ...]:
-    # in stages as small as there are, of which every second is left out
-    parts = list(index.search_staged(question, RESULTS, 1e-9))
-    step = max(1, len(parts) // STAGES)
-    return tuple(tuple(int(row) for row in part.rows) for part in parts[step - 1 :: step])
+    parts = list(index.search_staged(question, RESULTS, 1e-9))  # in stages as small as there are
+    assert len(parts) >= STAGES, f"{len(parts)} stages"
+    chosen = [parts[len(parts) * number // STAGES - 1] for number in range(1, STAGES + 1)]
+    return tuple(tuple(int(row) for row in part.rows) for part in chosen)
 
 
 def documents_of(trace: Trace) -> list[TextId]:

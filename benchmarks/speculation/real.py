@@ -21,6 +21,7 @@ import numpy as np
 from openai import OpenAI
 
 from benchmarks.cluster import free_port
+from benchmarks.speculation.delayed import STAGES, DelayedShard
 from mygo import config as configs
 from mygo.cli.python_docs import write_python_docs
 from mygo.config import Config
@@ -99,7 +100,6 @@ def _served(config: Config, folder: Path, shares: list[float], pairs: int, tell:
     import ray
     from ray import serve
 
-    from benchmarks.speculation.delayed import DelayedShard
     from mygo.serve import app
 
     paths = app.resolve_models(config)
@@ -112,6 +112,7 @@ def _served(config: Config, folder: Path, shares: list[float], pairs: int, tell:
         asker = _Asker(config, lambda delay_s, is_staged: shard.declare.remote(delay_s, is_staged).result())
         tell("ingesting documents")
         asker.ingest(folder / "docs")
+        asker.wait_for_stages()
         cold_s = statistics.median(asker.ask(question, 0, 0.0, True)[0] for question in asker.questions(5))
         tell(f"a cold prompt takes {cold_s:.2f} s")
         rounds = [asker.pairs(share, share * cold_s, pairs, tell) for share in shares]
@@ -147,6 +148,16 @@ class _Asker:
                 client.vector_stores.files.upload_and_poll(
                     vector_store_id=store, file=path, poll_interval_ms=100
                 )
+
+    def wait_for_stages(self) -> None:
+        """Until the shard has built the index that shows them."""
+        deadline_s = time.monotonic() + READY_S
+        while time.monotonic() < deadline_s:
+            for tenant in range(len(TENANTS)):
+                _, answer = self.ask(self._texts[0][:QUESTION_CHARS], tenant, 0.01, True)
+            if answer["mygo"]["overlap"]["stages"] == STAGES:
+                return
+        raise RuntimeError(f"searches have no {STAGES} stages after {READY_S:g} s")
 
     def questions(self, count: int) -> list[str]:
         """Out of the documents' own words, so that their passages are what is found."""

@@ -34,6 +34,8 @@ class SearchResult:
     is_final: bool = True
     position: int = 0
     """Of the journal, that all these shards had come to at least."""
+    is_recent: bool = False
+    """Kept of an earlier search: nothing was searched."""
 
 
 class ShardStages:

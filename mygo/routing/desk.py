@@ -125,10 +125,11 @@ class RoutingDesk:
         self._reservations.release(request, now_s)
         self.view.started(request)
 
-    def over(self, request: RequestId, now_s: float) -> None:
-        """It has ended, in whatever way; its path counts as held until the worker's last report is in."""
+    def over(self, request: RequestId, now_s: float, *, has_begun: bool = True) -> None:
+        """It has ended, in whatever way. If its first token had come, its path counts as held until the
+        worker's last report is in; else who knows what was computed of it."""
         self._reservations.finish(request)
-        self.view.settled(request, now_s + SETTLE_S)
+        self.view.settled(request, now_s + SETTLE_S if has_begun else None)
 
     def lose(self, worker: WorkerId, now_s: float) -> bool:
         """The worker seems dead: pass it by for a while. False if that was known already."""

@@ -46,6 +46,10 @@ def cause(error: BaseException) -> BaseException:
 
 def is_loss(error: BaseException) -> bool:
     """True if the callee is gone or cannot serve, rather than having refused the request."""
+    if isinstance(error, asyncio.CancelledError):
+        # Ray raises it here, too, when it was the callee's task that was cancelled
+        task = asyncio.current_task()
+        return task is None or not task.cancelling()
     if isinstance(error, RayTaskError):
         return isinstance(error.cause, Unavailable | RayError)
     return isinstance(error, RayError | RayServeException | StopAsyncIteration)

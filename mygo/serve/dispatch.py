@@ -102,8 +102,10 @@ class Generation:
         except StopAsyncIteration:
             self._finish(lost=False)
             raise
-        except (RayError, RayServeException) as error:
+        except (RayError, RayServeException, asyncio.CancelledError) as error:
             lost = is_loss(error)
+            if isinstance(error, asyncio.CancelledError) and not lost:
+                raise  # ours: whoever cancels closes it
             self._finish(lost=lost)
             if not lost:
                 raise cause(error) from error
@@ -210,9 +212,10 @@ class Dispatcher:
             try:
                 first = unpack(await anext(stream))
             except BaseException as error:
-                self._over(request.request_id, route.worker, is_loss(error))
+                lost = is_loss(error)
+                self._over(request.request_id, route.worker, lost, has_begun=False)
                 stream.cancel()  # also when lost: a worker that is only out of reach must not compute on
-                if not is_loss(error):
+                if not lost:
                     raise cause(error) from error
                 logger.warning("worker %s lost before the first token: %r", route.worker, error)
                 tried.add(route.worker)
@@ -232,7 +235,7 @@ class Dispatcher:
                 raise Unavailable("no worker is up; see `mygo status`", retry_after_s=10.0)
             await asyncio.sleep(0.1)
 
-    def _over(self, request: RequestId, worker: WorkerId, lost: bool) -> None:
-        self._desk.over(request, self._clock())
+    def _over(self, request: RequestId, worker: WorkerId, lost: bool, *, has_begun: bool = True) -> None:
+        self._desk.over(request, self._clock(), has_begun=has_begun)
         if lost and self._desk.lose(worker, self._clock()):
             self._remote_directory.forget.remote(worker)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 
 from mygo.api.service import AnswerRequest, Retrieval
@@ -19,6 +19,7 @@ from mygo.serve.planning import Plan, Planner, inline
 from mygo.serve.read_ahead import ReadAhead
 from mygo.serve.search import Found, Searcher
 from mygo.speculation import Foresight, Gate, Outlook, Overlap, Quote, Speculation
+from mygo.speculation.gate import LAUNCH_S
 from mygo.speculation.machine import Documents
 from mygo.types import DomainTag, Prompt, RequestId, TenantId
 
@@ -54,6 +55,7 @@ class Overlapper:
         self.clock = clock
         self.gate = Gate(config.retrieval.speculations)
         self.foresight = Foresight()
+        self.block_tokens = config.model.block_tokens
         self._searcher = searcher
         self._retrieval = config.retrieval
 
@@ -64,23 +66,30 @@ class Overlapper:
             found = inline(request.documents, DomainTag(tenant))
             plan = await self.planner.plan(tenant, request, found)
             return Begun(found, plan, await self.send(plan), retrieval_s=0.0)
-        if self._is_worth_stages(retrieval):
+        if self._is_worth_stages(tenant, request, retrieval):
             return await self._overlapped(tenant, request, retrieval)
         search = Speculation(self.clock())
         with self._searching():
             found = await self._searcher.search(tenant, request.query, retrieval)
         search.final(_documents(found), self.clock())
-        self.foresight.learn(retrieval.store_ids, search)
+        self.learn(_scope(tenant, retrieval), search, found)
         plan = await self.planner.plan(tenant, request, found)
         generation = await self.send(plan)
         return Begun(found, plan, generation, search.took_s, search.overlap(self.clock()))
 
-    def _is_worth_stages(self, retrieval: Retrieval) -> bool:
+    def learn(self, scope: Hashable, search: Speculation, found: Found) -> None:
+        """``search`` has ended. Results that were kept of an earlier one say nothing of the next."""
+        if not found.is_recent:
+            self.foresight.learn(scope, search)
+
+    def _is_worth_stages(self, tenant: TenantId, request: AnswerRequest, retrieval: Retrieval) -> bool:
         """Streams of results cost shards and ingress more than one result: only where there will be several,
         and something to gain. So the first search of a place is in one go, and tells how long it takes."""
-        expected_s = self.foresight.search_s(retrieval.store_ids)
+        expected_s = self.foresight.search_s(_scope(tenant, retrieval))
         has_stages = expected_s >= LEAST_STAGES * self._retrieval.stage_s
-        return self._retrieval.speculations > 0 and has_stages and self.gate.is_open
+        # the final result would wait for the planning of provisional ones
+        is_quick = not self.planner.is_long(request)
+        return self._retrieval.speculations > 0 and has_stages and is_quick and self.gate.is_open
 
     @contextlib.contextmanager
     def _searching(self) -> Iterator[None]:
@@ -106,8 +115,7 @@ class Overlapper:
                         if found.is_final:
                             break
                         await one.provisional(found)
-            plan, generation = await one.final(found)
-            return Begun(found, plan, generation, one.search.took_s, one.search.overlap(self.clock()))
+            return await one.final(found)
         except BaseException:
             await one.aclose()
             raise
@@ -138,22 +146,26 @@ class _Overlapping:
         self._shared = shared
         self._tenant = tenant
         self._request = request
-        self._scope = retrieval.store_ids
+        self._scope = _scope(tenant, retrieval)
         self.search = Speculation(shared.clock())
-        self._sent = 0
+        self._begun = 0
         self._opening: _Early | None = None
         """What the prompt begins with whatever is found."""
         self._early: _Early | None = None
 
     def open(self) -> None:
         """The search begins: prefill the system prompt meanwhile, if it is cached nowhere."""
-        outlook = replace(self._outlook(), useful_share=1.0)
-        if not self._shared.gate.may_gain(outlook):
+        remaining_s = self._outlook().remaining_s
+        if remaining_s < LAUNCH_S:
             return
         with contextlib.suppress(MygoError):  # what is wrong with the request will be said in the end
             plan = self._shared.planner.opening(self._tenant, self._request)
-            if plan is not None:
-                self._opening = self._begin(plan, outlook)
+            if plan is None or (quote := self._shared.dispatcher.quote(plan.prompt)) is None:
+                return
+            # a prompt's last block is never cached whole
+            is_missing = quote.new_tokens > self._shared.block_tokens
+            if is_missing and self._shared.gate.allows_opening(remaining_s, quote):
+                self._opening = self._sent(plan, quote)
 
     async def provisional(self, found: Found) -> None:
         """The search has found this so far."""
@@ -161,32 +173,44 @@ class _Overlapping:
         move = self.search.provisional(_documents(found), self._shared.clock())
         if move.end:
             await self._end_early()
-        if move.consider and self._shared.gate.may_gain(self._outlook()):
-            with contextlib.suppress(MygoError):
-                plan = await self._shared.planner.plan(self._tenant, self._request, found)
-                self._early = self._begin(plan, self._outlook())
-                if self._early is not None:
-                    self.search.began(self._early.began_s)
-                    await self._end_opening()
+        if not move.consider or not self._shared.gate.may_gain(self._outlook()):
+            return
+        with contextlib.suppress(MygoError):
+            plan = await self._shared.planner.plan(self._tenant, self._request, found)
+            await self._end_opening()  # or its own opening would be ahead of it
+            quote = self._shared.dispatcher.quote(plan.prompt)
+            if quote is not None and self._shared.gate.allows(self._outlook(), quote):
+                self._shared.gate.began()
+                self._early = self._sent(plan, quote)
+                self.search.began(self._early.began_s)
 
-    async def final(self, found: Found) -> tuple[Plan, Generating]:
-        """The search has ended: (plan, its generation with the first token there)."""
+    async def final(self, found: Found) -> Begun:
+        """The search has ended: the answer over what it has found."""
+        shared = self._shared
         self._notice_failure()
-        adopted = self.search.final(_documents(found), self._shared.clock())
-        self._shared.foresight.learn(self._scope, self.search)
+        adopted = self.search.final(_documents(found), shared.clock())
+        shared.learn(self._scope, self.search, found)
         await self._end_opening()
         early = self._early
         if early is not None and adopted:
-            if await early.reading.begun():
+            holds = shared.planner.still_holds(self._tenant, self._request, early.plan)
+            if holds and await early.reading.begun():
+                first_token_s = early.reading.first_token_s
+                assert first_token_s is not None, "it has begun"
                 plan = replace(early.plan, prompt=_cited(early.plan.prompt, found))
-                self._shared.gate.dispatched(early.reading.route.queue_s)
+                begun = Begun(
+                    found, plan, early.reading, self.search.took_s, self.search.overlap(first_token_s)
+                )
+                shared.gate.dispatched(early.reading.route.queue_s)
                 self._forget_early()
-                return plan, early.reading
+                return begun
             await self._end_early(failed=True)
         elif early is not None:
             await self._end_early()
-        plan = await self._shared.planner.plan(self._tenant, self._request, found)
-        return plan, await self._shared.send(plan)
+        plan = await shared.planner.plan(self._tenant, self._request, found)
+        generation = await shared.send(plan)
+        overlap = self.search.overlap(shared.clock())
+        return Begun(found, plan, generation, self.search.took_s, overlap)
 
     async def aclose(self) -> None:
         """Leave nothing running."""
@@ -197,15 +221,11 @@ class _Overlapping:
     def _outlook(self) -> Outlook:
         return self._shared.foresight.outlook(self._scope, self.search, self._shared.clock())
 
-    def _begin(self, plan: Plan, outlook: Outlook) -> _Early | None:
+    def _sent(self, plan: Plan, quote: Quote) -> _Early:
         shared = self._shared
-        quote = shared.dispatcher.quote(plan.prompt)
-        if quote is None or not shared.gate.allows(outlook, quote):
-            return None
-        self._sent += 1
+        self._begun += 1
         # an engine may still know the one before it
-        plan = plan.named(RequestId(f"{self._request.request_id}-early{self._sent}"))
-        shared.gate.began()
+        plan = plan.named(RequestId(f"{self._request.request_id}-early{self._begun}"))
         reading = ReadAhead(lambda: shared.dispatcher.start(plan.asked, plan.prompt, plan.text), shared.clock)
         return _Early(plan, quote, shared.clock(), reading)
 
@@ -232,8 +252,12 @@ class _Overlapping:
         """Whole blocks that are computed stay cached."""
         if self._opening is not None:
             opening, self._opening = self._opening, None
-            self._shared.gate.over()
             await opening.reading.aclose()
+
+
+def _scope(tenant: TenantId, retrieval: Retrieval) -> Hashable:
+    """Whose searches resemble each other; no tenant's tell anything of another's."""
+    return tenant, retrieval.store_ids, retrieval.rerank, retrieval.top_k
 
 
 def _documents(found: Found) -> Documents:

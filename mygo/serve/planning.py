@@ -51,6 +51,8 @@ class Plan:
     asked: GenerateRequest
     text: str
     """The prompt as text, for the baseline routers that look at characters."""
+    earlier: Earlier | None = None
+    """The turn that it is appended to."""
 
     def named(self, request_id: RequestId) -> Plan:
         """The same under another id: an engine may still know the one before it."""
@@ -78,7 +80,7 @@ class Planner:
 
     async def plan(self, tenant: TenantId, request: AnswerRequest, found: Found) -> Plan:
         """The prompt for what was found. Raises BadRequest if it cannot fit."""
-        prompt = await self._lay_out(tenant, request, found.passages)
+        prompt, earlier = await self._lay_out(tenant, request, found.passages)
         spans = self._spans(prompt)
         has_documents = any(span.tag for span in spans)
         reuse = Reuse.narrowest((request.reuse, *found.reuse)) if has_documents else Reuse.EXACT
@@ -90,19 +92,28 @@ class Planner:
             answer_domain=prompt.segments[-1].domain,
             reuse=reuse,
         )
-        return Plan(prompt, asked, _text(request, prompt))
+        return Plan(prompt, asked, _text(request, prompt), earlier)
+
+    def still_holds(self, tenant: TenantId, request: AnswerRequest, plan: Plan) -> bool:
+        """False if the turn that it is appended to was forgotten since, as those are that saw a document
+        which was deleted."""
+        return plan.earlier is None or self._earlier(tenant, request, _messages(request)) is plan.earlier
+
+    def is_long(self, request: AnswerRequest) -> bool:
+        """Whether planning takes long enough to hold up other requests' tokens, so that it is done apart."""
+        return _chars(request) >= INLINE_CHARS
 
     def opening(self, tenant: TenantId, request: AnswerRequest) -> Plan | None:
         """What the prompt will begin with whatever is found; its one token is not for anybody.
 
-        None where that is not known, or not worth a thought. Raises BadRequest as ``plan``.
+        None where that is not known. Raises BadRequest as ``plan``.
         """
         messages = _messages(request)
-        if _chars(request) > INLINE_CHARS or self._earlier(tenant, request, messages) is not None:
+        if self._earlier(tenant, request, messages) is not None:
             return None
         prompt = self._builder.opening(messages, domain=DomainTag(tenant))
-        if prompt.tokens < self._config.model.block_tokens:
-            return None  # only whole blocks are cached
+        if not prompt.segments:
+            return None
         asked = GenerateRequest(
             request_id=request.request_id,
             token_ids=prompt.token_ids,
@@ -127,26 +138,27 @@ class Planner:
 
     async def _lay_out(
         self, tenant: TenantId, request: AnswerRequest, passages: list[ScoredPassage]
-    ) -> Prompt:
+    ) -> tuple[Prompt, Earlier | None]:
         """Documents first, or appended to the conversation so far: whichever drops fewer passages, then
         whichever is predicted to be sooner."""
         messages = _messages(request)
         earlier = self._earlier(tenant, request, messages)
         if earlier is not None and not _sent_again(earlier, passages):
             earlier = None
-        if _chars(request) < INLINE_CHARS:
-            fresh, appended = self._layouts(tenant, request, passages, messages, earlier)
-        else:  # tokenizing this takes long enough to hold up other requests' tokens
+        if self.is_long(request):
             fresh, appended = await asyncio.to_thread(
                 self._layouts, tenant, request, passages, messages, earlier
             )
+        else:
+            fresh, appended = self._layouts(tenant, request, passages, messages, earlier)
         if appended is None:
-            return fresh
+            return fresh, None
         # losing a document is worse than losing time; equal prices favour the layout that grows
-        return min(
+        best = min(
             (appended, fresh),
             key=lambda prompt: (len(prompt.dropped), self._dispatcher.price_s(prompt)),
         )
+        return best, earlier if best is appended else None
 
     def _earlier(
         self, tenant: TenantId, request: AnswerRequest, messages: Sequence[Message]

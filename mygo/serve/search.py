@@ -39,6 +39,8 @@ class Found:
     """What each store that was searched allows; None: it has no say."""
     is_final: bool = True
     """False for what a search has found so far."""
+    is_recent: bool = False
+    """Kept of an earlier search: nothing was searched."""
 
     def attributes_of(self, scored: ScoredPassage) -> Attributes:
         """Empty for a passage that was not among the results (say, of an earlier turn)."""
@@ -158,7 +160,7 @@ class Searcher:
         scope = (tenant, query.store_ids, query.weights, k, among)
         known = self._recent.find(position, scope, query.text, query.vector)
         if known is not None:
-            yield known
+            yield replace(known, is_recent=True)
             return
         if not (staged and self._staged) or query.documents is not None:
             result = await self._retriever.search(query, k)
@@ -187,7 +189,7 @@ class Searcher:
             if _document(scored) in live and _wanted(scored, live[_document(scored)], retrieval)
         )
         degraded = tuple(f"retrieval shard {shard} did not answer" for shard in result.missing_shards)
-        return Found(kept[: retrieval.top_k], live, degraded, reuse, result.is_final)
+        return Found(kept[: retrieval.top_k], live, degraded, reuse, result.is_final, result.is_recent)
 
 
 def _digest(documents: Documents) -> bytes:

@@ -247,7 +247,7 @@ class Simulation:
     def end(self, name: RequestId, now_s: float) -> None:
         """Abort what nobody wants any more."""
         each = self._open.pop(name)
-        each.ingress.desk.over(name, now_s)
+        each.ingress.desk.over(name, now_s, has_begun=bool(each.first_token_s))
         if not each.has_ended:
             self._cores[each.worker].abort(name, now_s)
             self._changed(each.worker, now_s)

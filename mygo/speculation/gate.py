@@ -30,6 +30,8 @@ class Quote:
     """That the worker has; what is wasted delays them too."""
     workers: int = 1
     """That share the requests which are still to come."""
+    new_tokens: int = 0
+    """To be computed."""
 
     @classmethod
     def of(
@@ -39,7 +41,7 @@ class Quote:
         prefill_s = route.load_s + route.prefill_s
         new_tokens = max(1, prompt_tokens - route.predicted_cached_tokens)
         abort_s = prefill_s * min(1.0, step_tokens / new_tokens)
-        return cls(route.queue_s, prefill_s, abort_s, open_requests, workers)
+        return cls(route.queue_s, prefill_s, abort_s, open_requests, workers, new_tokens)
 
 
 class Gate:
@@ -101,6 +103,12 @@ class Gate:
         sooner_s = min(outlook.remaining_s, quote.wait_s + quote.prefill_s)
         cost_s = LAUNCH_S + (1 - outlook.useful_share) * self._harm_s(outlook.remaining_s, quote)
         return outlook.useful_share * sooner_s > cost_s
+
+    def allows_opening(self, remaining_s: float, quote: Quote) -> bool:
+        """The same for what any documents will stand behind: nothing of it is wrong, but only what is
+        computed before the search has ended is gained, as its place in the queue is not kept."""
+        computed_s = min(quote.prefill_s, remaining_s - quote.wait_s)
+        return computed_s > LAUNCH_S + quote.abort_s / 2
 
     def _harm_s(self, remaining_s: float, quote: Quote) -> float:
         """Seconds that all would wait longer for one that is wrong."""

@@ -18,10 +18,10 @@ from mygo.directory import Directory
 from mygo.errors import BadRequest, NotFound
 from mygo.serve.calls import pack
 from mygo.serve.dispatch import Dispatcher
-from mygo.serve.overlapping import Begun, Overlapper
+from mygo.serve.overlapping import Begun, Overlapper, _scope
 from mygo.serve.planning import Plan
 from mygo.serve.search import Found
-from mygo.speculation import Speculated
+from mygo.speculation import Speculated, Speculation
 from mygo.types import (
     PUBLIC,
     ContentHash,
@@ -44,9 +44,10 @@ from mygo.types import (
 )
 
 TENANT, STORE = TenantId("t"), StoreId("vs_1")
+RETRIEVAL = Retrieval((STORE,), 4)
 GRID = ProfileGrid((0,), (1, 64), ((1.0, 2.0),))
-OPENING = 7
-"""The ids of documents are smaller, of which a prompt is made here."""
+OPENING = [7] * 40
+"""More than a block. The ids of documents are smaller, of which a prompt is made here."""
 DOCUMENTS = st.lists(st.integers(0, 4), max_size=3, unique=True).map(tuple)
 
 
@@ -67,16 +68,25 @@ class Planner:
 
     def __init__(self, refuses: Callable[[Sequence[int]], bool] = lambda documents: False) -> None:
         self._refuses = refuses
+        self.holds = True
+        self.long = False
+        self.opening_ids = OPENING
+
+    def is_long(self, request: AnswerRequest) -> bool:
+        return self.long
+
+    def still_holds(self, tenant: TenantId, request: AnswerRequest, plan: Plan) -> bool:
+        return self.holds
 
     async def plan(self, tenant: TenantId, request: AnswerRequest, found: Found) -> Plan:
         await asyncio.sleep(0)
         documents = [int(scored.passage.doc_id) for scored in found.passages]
         if self._refuses(documents):
             raise BadRequest("these do not fit")
-        return self._plan(request, (OPENING, *documents), found.passages)
+        return self._plan(request, (*OPENING, *documents), found.passages)
 
     def opening(self, tenant: TenantId, request: AnswerRequest) -> Plan | None:
-        return self._plan(request, (OPENING,), [])
+        return self._plan(request, tuple(self.opening_ids), [])
 
     def _plan(self, request: AnswerRequest, ids: tuple[int, ...], cited: list[ScoredPassage]) -> Plan:
         segment = Segment(SegmentKind.SYSTEM, ids, SegmentKey(str(ids)), PUBLIC)
@@ -91,6 +101,7 @@ class Stream:
         self._cluster = cluster
         self._left = answer_over(token_ids)
         self.dies_after = dies_after
+        self.dies_of: type[BaseException] = ActorDiedError
         self.waits_for: asyncio.Event | None = None
         self.is_open = True
 
@@ -102,7 +113,7 @@ class Stream:
             self.dies_after -= 1
             if self.dies_after < 0:
                 self.is_open = False
-                raise ActorDiedError()
+                raise self.dies_of()
         if not self._left:
             self.is_open = False
             raise StopAsyncIteration
@@ -127,6 +138,7 @@ class Cluster:
         planner: Planner | None = None,
         hasty: int = 0,
         rerank: float | None = None,
+        is_recent: bool = False,
     ) -> None:
         """``hasty``: most turns of the event loop that anything takes, 0 for none but its own."""
         self._rng = random.Random(seed)
@@ -134,6 +146,8 @@ class Cluster:
         self._early_deaths = early_deaths
         self._hasty = hasty
         self._rerank = rerank
+        self._is_recent = is_recent
+        self.planner = planner or Planner()
         self.streams: dict[RequestId, Stream] = {}
         self.searched = asyncio.Event()
         self.has_begun = False
@@ -152,7 +166,7 @@ class Cluster:
         self.overlapper = Overlapper(
             config,
             self,  # type: ignore[arg-type]
-            planner or Planner(),  # type: ignore[arg-type]
+            self.planner,  # type: ignore[arg-type]
             self.dispatcher,
             self.clock,
         )
@@ -175,7 +189,7 @@ class Cluster:
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> Found:
         await self.pause()
-        return Found(passages(self._stages[-1]))
+        return Found(passages(self._stages[-1]), is_recent=self._is_recent)
 
     async def stages(self, tenant: TenantId, query: str, retrieval: Retrieval) -> AsyncGenerator[Found, None]:
         try:
@@ -194,7 +208,7 @@ class Cluster:
             RequestId("r"),
             (Message("user", "hello"),),
             Sampling(max_tokens=4),
-            Retrieval((STORE,), 4),
+            RETRIEVAL,
         )
         begun = await self.overlapper.begin(TENANT, request)
         self.has_begun = True
@@ -210,14 +224,12 @@ class Cluster:
 
 def teach(cluster: Cluster, searches: int = 5) -> None:
     """Let the gate believe in provisional results, and in long searches."""
-    from mygo.speculation import Speculation
-
     for _ in range(searches):
         search = Speculation(0.0)
         for number in range(1, 8):
             search.provisional((1, 2), 10.0 * number)
         search.final((1, 2), 100.0)
-        cluster.overlapper.foresight.learn((STORE,), search)
+        cluster.overlapper.foresight.learn(_scope(TENANT, RETRIEVAL), search)
 
 
 @settings(max_examples=150, deadline=None)
@@ -247,8 +259,8 @@ def test_answer_is_that_over_the_final_documents_whatever_happens_before(
             teach(cluster)
         begun = await cluster.begin()
         texts = [delta.text async for delta in begun.generation]
-        assert texts == answer_over([OPENING, *stages[-1]])
-        assert begun.plan.asked.token_ids == [OPENING, *stages[-1]]
+        assert texts == answer_over([*OPENING, *stages[-1]])
+        assert begun.plan.asked.token_ids == [*OPENING, *stages[-1]]
         assert [scored.passage.doc_id for scored in begun.plan.prompt.citations] == list(map(str, stages[-1]))
         await begun.generation.aclose()
         cluster.check_nothing_is_left()
@@ -338,7 +350,7 @@ def test_provisional_documents_that_do_not_fit_refuse_nobody() -> None:
         cluster = Cluster([(1, 2, 3), (1,)], planner=Planner(lambda documents: len(documents) > 1))
         teach(cluster)
         begun = await cluster.begin()
-        assert [delta.text async for delta in begun.generation] == answer_over([OPENING, 1])
+        assert [delta.text async for delta in begun.generation] == answer_over([*OPENING, 1])
         await begun.generation.aclose()
         refused = Cluster([(1,), (1, 2)], planner=Planner(lambda documents: len(documents) > 1))
         teach(refused)
@@ -366,8 +378,125 @@ def test_adopted_prefill_that_is_lost_before_its_first_token_is_begun_anew() -> 
         cluster.remote = remote  # type: ignore[method-assign]
         begun = await cluster.begin()
         assert begun.overlap is not None and begun.overlap.outcome is Speculated.FAILED
-        assert [delta.text async for delta in begun.generation] == answer_over([OPENING, 1, 2])
+        assert [delta.text async for delta in begun.generation] == answer_over([*OPENING, 1, 2])
         cluster.check_nothing_is_left()
+
+    asyncio.run(run())
+
+
+def test_prompt_that_holds_a_deleted_document_is_not_adopted() -> None:
+    """Scenario: what was found stays, but the turn that it was appended to has been forgotten meanwhile."""
+
+    async def run() -> None:
+        cluster = Cluster([(1, 2), (1, 2), (1, 2)])
+        teach(cluster)
+        cluster.planner.holds = False
+        begun = await cluster.begin()
+        assert begun.plan.asked.request_id == "r"
+        assert [name for name, stream in cluster.streams.items() if stream.is_open] == ["r"]
+        await begun.generation.aclose()
+        cluster.check_nothing_is_left()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("dies_after", [0, 1])
+def test_prefill_that_the_workers_side_cancels_is_lost_not_waited_for(dies_after: int) -> None:
+    """Ray tells of it with the same exception with which a client's going away is told."""
+
+    async def run() -> None:
+        cluster = Cluster([(1, 2), (1, 2), (1, 2)])
+        teach(cluster)
+        healthy = cluster.remote
+
+        def remote(request: GenerateRequest, *, worker: WorkerId) -> Stream:
+            stream = healthy(request, worker=worker)
+            if "early" in request.request_id and request.token_ids != OPENING:
+                stream.dies_after, stream.dies_of = dies_after, asyncio.CancelledError
+            return stream
+
+        cluster.remote = remote  # type: ignore[method-assign]
+        begun = await asyncio.wait_for(cluster.begin(), 10.0)
+        assert [delta.text async for delta in begun.generation] == answer_over([*OPENING, 1, 2])
+        cluster.check_nothing_is_left()
+
+    asyncio.run(run())
+
+
+def test_opening_is_sent_only_where_more_than_its_last_block_is_missing() -> None:
+    async def run() -> None:
+        cluster = Cluster([(1, 2), (1, 2)])
+        teach(cluster)
+        cluster.planner.opening_ids = OPENING[:32]
+        begun = await cluster.begin()
+        await begun.generation.aclose()
+        assert len(cluster.streams) == 1, "the documents'"
+        cluster.check_nothing_is_left()
+
+    asyncio.run(run())
+
+
+def test_own_opening_is_over_before_the_documents_are_priced() -> None:
+    async def run() -> None:
+        cluster = Cluster([(1, 2), (1, 2)], speculations=1)
+        teach(cluster)
+        quote, open_streams = cluster.dispatcher.quote, []
+
+        def quoted(prompt: Prompt) -> Any:
+            open_streams.append([name for name, stream in cluster.streams.items() if stream.is_open])
+            return quote(prompt)
+
+        cluster.dispatcher.quote = quoted  # type: ignore[method-assign]
+        begun = await cluster.begin()
+        assert open_streams == [[], []] and set(cluster.streams) == {"r-early1", "r-early2"}
+        assert begun.overlap is not None and begun.overlap.outcome is Speculated.ADOPTED
+        await begun.generation.aclose()
+
+    asyncio.run(run())
+
+
+def test_gate_hears_of_searches_and_of_what_was_sent() -> None:
+    async def run() -> None:
+        cluster = Cluster([(1, 2), (1, 2)])
+        gate = cluster.overlapper.gate
+        waits_s: list[float] = []
+        for teaching in (False, True):  # in one go, and in stages
+            if teaching:
+                teach(cluster)
+            asking = asyncio.create_task(cluster.begin())
+            await asyncio.sleep(0)
+            assert gate._searching == 1
+            await (await asking).generation.aclose()
+            assert gate._searching == 0
+        gate.dispatched = waits_s.append  # type: ignore[method-assign]
+        adopted = await cluster.begin()
+        assert adopted.overlap is not None and adopted.overlap.outcome is Speculated.ADOPTED
+        assert waits_s[-1] == adopted.generation.route.queue_s
+        await adopted.generation.aclose()
+
+    asyncio.run(run())
+
+
+def test_searches_teach_how_long_they_take_unless_they_were_kept() -> None:
+    async def run() -> None:
+        scope = _scope(TENANT, RETRIEVAL)
+        for is_recent in (False, True):
+            cluster = Cluster([(1, 2), (1, 2)], stage_s=1.0, is_recent=is_recent)
+            await (await cluster.begin()).generation.aclose()
+            assert (cluster.overlapper.foresight.search_s(scope) > 0) is not is_recent
+        assert cluster.overlapper.foresight.search_s(_scope(TenantId("other"), RETRIEVAL)) == 0
+
+    asyncio.run(run())
+
+
+def test_long_requests_are_planned_once() -> None:
+    async def run() -> None:
+        cluster = Cluster([(1, 2), (1, 2)])
+        teach(cluster)
+        cluster.planner.long = True
+        begun = await cluster.begin()
+        assert set(cluster.streams) == {"r"} and not cluster.searched.is_set()
+        await begun.generation.aclose()
 
     asyncio.run(run())
 

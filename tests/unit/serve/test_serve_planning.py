@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mygo.api.service import AnswerRequest, Message, Retrieval
+from mygo.config import Config
 from mygo.filters import Comparison
 from mygo.prompt import Conversations
 from mygo.prompt import Message as Turn
-from mygo.serve.planning import _searched
-from mygo.types import Prompt, RequestId, Sampling, SegmentKey, StoreId, TenantId
+from mygo.serve.planning import Plan, Planner, _searched
+from mygo.types import (
+    ContentHash,
+    DocId,
+    DomainTag,
+    GenerateRequest,
+    Passage,
+    Prompt,
+    RequestId,
+    Sampling,
+    Segment,
+    SegmentKey,
+    SegmentKind,
+    StoreId,
+    TenantId,
+)
 
 
 def asked(user: str | None) -> AnswerRequest:
@@ -28,3 +45,22 @@ def test_conversation_is_another_when_the_filter_differs() -> None:
     assert conversations.recall(tenant, answered, stores=_searched(asked("alice"))) is not None
     for user in ("bob", None):
         assert conversations.recall(tenant, answered, stores=_searched(asked(user))) is None
+
+
+def test_plan_no_longer_holds_when_a_document_of_the_turn_before_is_deleted() -> None:
+    conversations = Conversations(10, root=SegmentKey("root"), system="")
+    planner = Planner(Config(), None, conversations, None, b"")  # type: ignore[arg-type]
+    tenant, domain = TenantId("t"), DomainTag("t")
+    passage = Passage(DocId("d"), 0, "rain falls", ContentHash("rain"), domain=domain)
+    prompt = Prompt((Segment(SegmentKind.DOCUMENT, (1, 2), SegmentKey("k"), domain, passage),))
+    conversations.remember(tenant, [Turn("user", "hello")], prompt, "hi", [3], stores=_searched(asked(None)))
+    messages = (Message("user", "hello"), Message("assistant", "hi"), Message("user", "and then?"))
+    request = replace(asked(None), messages=messages)
+    earlier = planner._earlier(tenant, request, [Turn(each.role, each.text) for each in messages])
+    assert earlier is not None
+    generate = GenerateRequest(RequestId("r"), [1, 2], (), Sampling(max_tokens=1))
+    appended, fresh = Plan(prompt, generate, "", earlier), Plan(prompt, generate, "")
+    assert planner.still_holds(tenant, request, appended)
+    conversations.forget_document(domain, passage.content_hash)
+    assert not planner.still_holds(tenant, request, appended)
+    assert planner.still_holds(tenant, request, fresh)

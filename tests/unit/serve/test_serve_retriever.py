@@ -176,7 +176,7 @@ def test_searches_go_on_while_a_snapshot_is_written_and_an_update_waits(
 
     def save_slowly(shard: Shard, *arguments: Any) -> None:
         with shard.frozen():
-            written.wait(10)
+            written.wait(300)
 
     async def check() -> None:
         async with shard_server(tmp_path) as server:
@@ -188,7 +188,7 @@ def test_searches_go_on_while_a_snapshot_is_written_and_an_update_waits(
             try:
                 found = [server.search([STORE], vectors(1)[0], 8) for _ in range(4)]
                 assert [
-                    len(stage.passages) for stage in await asyncio.wait_for(asyncio.gather(*found), 5)
+                    len(stage.passages) for stage in await asyncio.wait_for(asyncio.gather(*found), 60)
                 ] == [8] * 4
                 assert not saving.done()
                 assert not updating.done()
