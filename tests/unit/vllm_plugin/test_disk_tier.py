@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -254,33 +255,42 @@ def test_purged_chunk_is_a_miss_though_its_promotion_is_under_way(open_host: Cal
     assert again.manager.lookup(key(2), context) is LookupResult.HIT
 
 
-def test_reads_of_an_earlier_deadline_overtake(open_host: Callable[..., Host]) -> None:
+def test_reads_of_an_earlier_deadline_overtake(
+    open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario: both threads are busy when two reads with deadlines come, and one is free first."""
+    from mygo.vllm_plugin.disk.files import ChunkFiles
     from mygo.vllm_plugin.disk.tier import ReadDeadline
 
     host = open_host()
     host.store(0, 1, 2, 3)
     host.settle()
     host.close()
-    # two threads, since one that might write reads too
-    again = open_host(n_read_threads=1, n_write_threads=1, read_s_per_byte=0.05 / CHUNK_BYTES)
-    deadlines_s = {2: 20.0, 3: 10.0}
-    waiting = {}
-    for number in range(4):
-        waiting[number] = again.request()
-        if number in deadlines_s:
-            waiting[number].set_state(ReadDeadline(deadlines_s[number]))
-        again.manager.lookup(key(number), waiting[number])
+    again = open_host(n_read_threads=1, n_write_threads=1)
+    gates = {key(0): threading.Event(), key(1): threading.Event()}
+    begun: list[bytes] = []
+    has_begun = threading.Semaphore(0)
+    read = ChunkFiles.read
+
+    def gated(files: ChunkFiles, chunk: bytes, into: memoryview) -> Any:
+        begun.append(chunk)
+        has_begun.release()
+        assert chunk not in gates or gates[chunk].wait(10)
+        return read(files, chunk, into)
+
+    monkeypatch.setattr(ChunkFiles, "read", gated)
+    for number, deadline_s in enumerate((None, None, 20.0, 10.0)):
+        context = again.request()
+        if deadline_s is not None:
+            context.set_state(ReadDeadline(deadline_s))
+        again.manager.lookup(key(number), context)
         again.step()
-        time.sleep(0.02)  # the first two are taken up before those with a deadline come
-    assert again.tier.store.queued_read_bytes == 4 * (CHUNK_BYTES + 4096)
-    served: list[int] = []
-    while waiting:
-        again.step()
-        for number, context in list(waiting.items()):
-            if again.manager.lookup(key(number), context).name == "HIT":
-                served.append(number)
-                del waiting[number]
-    assert served == [0, 1, 3, 2]
+        assert deadline_s is not None or has_begun.acquire(timeout=10)
+    gates[key(1)].set()
+    assert has_begun.acquire(timeout=10) and has_begun.acquire(timeout=10)
+    assert begun == [key(0), key(1), key(3), key(2)]
+    gates[key(0)].set()
+    again.settle()
 
 
 def test_reset_cache_waits_for_the_drive_and_keeps_the_files(open_host: Callable[..., Host]) -> None:
