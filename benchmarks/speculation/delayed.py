@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
+from benchmarks.speculation import STAGES
 from mygo.retrieval import Stage
 from mygo.retrieval.index import Vectors
 from mygo.serve.retriever import ShardServer
 from mygo.types import StoreId
-
-STAGES = 4
 
 
 class DelayedShard(ShardServer):

@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 
 from benchmarks.retrieval_index import vectors
+from benchmarks.speculation import STAGES
 from mygo.config_retrieval import RetrievalConfig
 from mygo.retrieval.index import VectorIndex, Vectors
 from mygo.retrieval.kinds import IndexBuilder
@@ -19,7 +20,6 @@ from mygo.workloads.trace import TextId, Trace, TraceRequest
 
 RESULTS = 32
 """More than any request of the traces has documents."""
-STAGES = 4
 _AT_ONCE = 20_000
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from openai import OpenAI
 
 from benchmarks.cluster import free_port
-from benchmarks.speculation.delayed import STAGES, DelayedShard
+from benchmarks.speculation import STAGES
 from mygo import config as configs
 from mygo.cli.python_docs import write_python_docs
 from mygo.config import Config
@@ -100,6 +100,7 @@ def _served(config: Config, folder: Path, shares: list[float], pairs: int, tell:
     import ray
     from ray import serve
 
+    from benchmarks.speculation.delayed import DelayedShard  # Ray reads its environment when it is imported
     from mygo.serve import app
 
     paths = app.resolve_models(config)
