@@ -69,7 +69,9 @@ class EmulatedCore:
     and read the outcomes. ``report`` gives what a worker would tell the directory.
 
     With ``leap``, steps that only decode are carried out together, which changes neither the times nor
-    what the cache holds at any time at which anybody looks; outcomes then come in larger pieces.
+    what the cache holds at any time at which anybody looks; outcomes then come in larger pieces. The plugin's
+    cost model learns nothing from them, so that requests which are due at nearly the same time may change
+    places.
     """
 
     def __init__(

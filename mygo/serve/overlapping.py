@@ -89,7 +89,7 @@ class Overlapper:
         has_stages = expected_s >= LEAST_STAGES * self._retrieval.stage_s
         # the final result would wait for the planning of provisional ones
         is_quick = not self.planner.is_long(request)
-        return self._retrieval.speculations > 0 and has_stages and is_quick and self.gate.is_open
+        return self._retrieval.speculations > 0 and has_stages and is_quick and self.gate.has_room
 
     @contextlib.contextmanager
     def _searching(self) -> Iterator[None]:

@@ -69,7 +69,7 @@ class Searches:
             return
         search = _Search(request, ingress, now_s)
         self.gate.searches(+1)
-        if not self._shape.speculations or (self._shape.gated and not self.gate.is_open):
+        if not self.gate.has_room:
             self._simulation.at(now_s + self._shape.one_go_s, partial(self._final, search))
             return
         *provisional, (final_s, _) = self._shape.stages(request)

@@ -12,8 +12,6 @@ LAUNCH_S = 0.002
 MEMORY_REQUESTS = 20.0
 """About so many requests tell how busy the workers are."""
 BUSIEST = 0.99
-BEST_SHARE = 0.95
-"""Of a provisional result that lasts, at best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +68,6 @@ class Gate:
         """Whether one more may run."""
         return self._running < self._most
 
-    @property
-    def is_open(self) -> bool:
-        """Whether stages are worth asking for: one more may run, and at this load nearly certain ones would
-        pay."""
-        return self.has_room and (1 - BEST_SHARE) * self._arrivals(1.5) < BEST_SHARE
-
     def searches(self, more: int) -> None:
         """So many more requests (or fewer, if negative) are waiting for their documents."""
         self._searching += more
@@ -94,7 +86,7 @@ class Gate:
 
     def may_gain(self, outlook: Outlook) -> bool:
         """Whether it is worth a quote."""
-        return self.is_open and outlook.remaining_s >= LAUNCH_S
+        return self.has_room and outlook.remaining_s >= LAUNCH_S
 
     def allows(self, outlook: Outlook, quote: Quote) -> bool:
         """Whether the expected gain is larger than what it is expected to cost."""

@@ -83,7 +83,7 @@ def test_gate_asks_for_more_certainty_the_more_others_would_wait() -> None:
     busy = Gate(1)
     for _ in range(100):
         busy.dispatched(wait_s=0.5)
-    assert not busy.allows(likely, IDLE) and not busy.is_open
+    assert not busy.allows(likely, IDLE)
     for _ in range(100):
         busy.dispatched(wait_s=0.0)
     assert busy.allows(likely, IDLE)
@@ -121,9 +121,9 @@ def test_gate_counts_who_still_searches_and_comes_to_the_same_worker() -> None:
 def test_gate_bounds_how_many_run() -> None:
     gate = Gate(2)
     gate.began()
-    assert gate.is_open
+    assert gate.has_room
     gate.began()
-    assert not gate.is_open and not gate.allows(Outlook(1.0, 1.0), IDLE)
+    assert not gate.has_room and not gate.allows(Outlook(1.0, 1.0), IDLE)
     gate.over()
     assert gate.allows(Outlook(1.0, 1.0), IDLE)
-    assert not Gate(0).is_open
+    assert not Gate(0).has_room
