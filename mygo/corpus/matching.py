@@ -52,7 +52,11 @@ def index_attributes(
     connection.execute("DELETE FROM file_attributes WHERE file = ?", (file,))
     connection.executemany(
         "INSERT INTO file_attributes (store_id, key, kind, value, file) VALUES (?, ?, ?, ?, ?)",
-        [(store_id, _bytes(key), *_indexed(value), file) for key, value in attributes.items()],
+        [
+            (store_id, _bytes(key), *_indexed(value), file)
+            for key, value in attributes.items()
+            if value == value  # NaN, of times when it was taken, equals nothing
+        ],
     )
 
 

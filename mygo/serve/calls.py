@@ -30,7 +30,9 @@ async def reply(response: Awaitable[T], who: str) -> T:
             return await response
     except RayTaskError as error:
         raise cause(error) from error
-    except (RayError, RayServeException) as error:
+    except (RayError, RayServeException, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
+            raise
         raise Unavailable(f"the {who} is being restarted; try again shortly", retry_after_s=5.0) from error
     except TimeoutError as error:
         raise Unavailable(
@@ -47,12 +49,17 @@ def cause(error: BaseException) -> BaseException:
 def is_loss(error: BaseException) -> bool:
     """True if the callee is gone or cannot serve, rather than having refused the request."""
     if isinstance(error, asyncio.CancelledError):
-        # Ray raises it here, too, when it was the callee's task that was cancelled
-        task = asyncio.current_task()
-        return task is None or not task.cancelling()
+        return not is_cancelled()
     if isinstance(error, RayTaskError):
         return isinstance(error.cause, Unavailable | RayError)
     return isinstance(error, RayError | RayServeException | StopAsyncIteration)
+
+
+def is_cancelled() -> bool:
+    """Whether the current task is being cancelled. Ray raises CancelledError, too, when it was the callee's
+    task that was: whoever catches that must not end because of it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def pack(delta: TokenDelta) -> bytes:

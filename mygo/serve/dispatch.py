@@ -106,7 +106,7 @@ class Generation:
             lost = is_loss(error)
             if isinstance(error, asyncio.CancelledError) and not lost:
                 raise  # ours: whoever cancels closes it
-            self._finish(lost=lost)
+            self._finish(lost=lost and _is_workers(error))
             if not lost:
                 raise cause(error) from error
             raise WorkerLost(
@@ -213,7 +213,7 @@ class Dispatcher:
                 first = unpack(await anext(stream))
             except BaseException as error:
                 lost = is_loss(error)
-                self._over(request.request_id, route.worker, lost, has_begun=False)
+                self._over(request.request_id, route.worker, lost and _is_workers(error), has_begun=False)
                 stream.cancel()  # also when lost: a worker that is only out of reach must not compute on
                 if not lost:
                     raise cause(error) from error
@@ -239,3 +239,9 @@ class Dispatcher:
         self._desk.over(request, self._clock(), has_begun=has_begun)
         if lost and self._desk.lose(worker, self._clock()):
             self._remote_directory.forget.remote(worker)
+
+
+def _is_workers(error: BaseException) -> bool:
+    """Whether it tells anything of the worker. That a call was cancelled may be Serve's doing, of calls that
+    wait to be assigned when their client goes away."""
+    return not isinstance(error, asyncio.CancelledError)

@@ -29,7 +29,7 @@ from mygo.retrieval import Replayer, SearchResult, Shard, ShardStages, Stage, We
 from mygo.retrieval.recent import LONGEST_KEPT_CHARS
 from mygo.retrieval.shard import Documents
 from mygo.retrieval.stored import scratch_folder
-from mygo.serve.calls import reply
+from mygo.serve.calls import is_cancelled, reply
 from mygo.types import StoreId, TenantId
 
 logger = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ class ShardServer:
                     loop.call_soon_threadsafe(found.put_nowait, replace(stage, position=position))
 
         searching = loop.run_in_executor(self._searches, search)
+        next_stage: asyncio.Future[Stage] = loop.create_future()
         try:
             while True:
                 next_stage = asyncio.ensure_future(found.get())
@@ -149,6 +150,7 @@ class ShardServer:
                     return
         finally:
             given_up.set()
+            next_stage.cancel()
             searching.cancel()  # if it has not begun
 
     async def status(self) -> dict[str, Any]:
@@ -338,7 +340,7 @@ class Retriever:
                 stages.cancel()
             news.put_nowait((index, error))
             # Ray raises CancelledError here, too, when it was the shard's task that was cancelled
-            if (task := asyncio.current_task()) and task.cancelling():
+            if is_cancelled():
                 raise
 
     def _lose(self, merged: ShardStages, index: int, error: BaseException) -> None:

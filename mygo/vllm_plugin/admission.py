@@ -236,6 +236,10 @@ class OrderedAsyncScheduler(_Admission, AsyncScheduler):  # type: ignore[misc]
         ]
         now_s = time.monotonic()
         for request in reversed(failed):
+            # nobody may find what was computed, or is being computed, from what is not there
+            block_ids = self.kv_cache_manager.get_block_ids(request.request_id)[0]
+            first = next(place for place, block_id in enumerate(block_ids) if block_id in invalid_block_ids)
+            self.kv_cache_manager.evict_blocks(set(block_ids[first:]))
             self.running.remove(request)
             self._preempt_request(request, now_s, drop_stale_output=True)
         gone = {request.request_id for request in failed}

@@ -245,6 +245,35 @@ def test_what_host_memory_holds_exactly_comes_first_and_chunks_behind_it(
         assert answer.cached_tokens > kept_blocks * BLOCK_TOKENS
 
 
+@pytest.mark.parametrize("step_tokens", [16, 20])
+def test_no_tier_keeps_what_is_counted_as_computed_before_it_is(
+    step_tokens: int, engines: Engines, asks: list[Asked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario: the first steps compute a few tokens before and behind a document that is loaded."""
+    tiers = TierSettings(host_bytes=2000 * KV_BYTES_PER_TOKEN, load_gate=False)
+    engine = engines.get(CHUNKS, tiers, device_blocks=96, step_tokens=step_tokens)
+    hashes: list[bytes] = []
+    begin = engine.connector._chunks.begin
+
+    def listen(request: Any, segments: Any) -> None:
+        hashes[:] = request.block_hashes
+        begin(request, segments)
+
+    monkeypatch.setattr(engine.connector._chunks, "begin", listen)
+    for ask in asks[:4]:
+        first = replace(ask, documents=ask.documents[:1])
+        engine.reset()
+        expected = engine.one_answer(first)  # cold, and keeps the document's chunk
+        engine.settle()
+        engine.tiers.purge(list(hashes), ())
+        engine.reset()
+        loaded = engine.one_answer(blended(first))
+        assert loaded.cached_tokens and same(loaded, expected)
+        engine.settle()
+        engine.reset()
+        assert same(engine.one_answer(first), expected), "from host memory"
+
+
 # --- what is shared ------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from mygo.errors import BadRequest
 from mygo.filters import Comparison, Compound, Filter
 
 _MAX_FILTER_DEPTH = 8
+_MOST_FILTER_VALUES = 512
 _LEAST_WEIGHT = 1e-6
 """Above 0: less is lost in rounding."""
 
@@ -58,7 +59,20 @@ class FilterPart(Part):
             raise ValueError(f"a filter of type {self.type!r} needs a string, number or boolean as value")
         return self
 
+    @property
+    def values(self) -> int:
+        """That a file is compared with."""
+        if self.filters is not None:
+            return sum(part.values for part in self.filters)
+        return len(self.value) if isinstance(self.value, list) else 1
+
     def to_filter(self, depth: int = 1) -> Filter:
+        if depth == 1 and self.values > _MOST_FILTER_VALUES:
+            raise BadRequest(
+                f"filters compare with {self.values} values, at most {_MOST_FILTER_VALUES} are taken: "
+                "give the files an attribute that says the same in fewer",
+                param="filters",
+            )
         if depth > _MAX_FILTER_DEPTH:
             raise BadRequest(
                 f"filters are nested deeper than {_MAX_FILTER_DEPTH}: flatten them", param="filters"

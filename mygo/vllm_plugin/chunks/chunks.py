@@ -212,6 +212,8 @@ class Chunks:
             live.comparing = self._planner.comparing(live, ticket)
         if layout is not None or live.capturing or live.comparing:
             self._active[request.request_id] = live
+        # vLLM stores by the scheduler's count, in which what is loaded comes before what is computed
+        self._tiers.hold_back(request.request_id, is_held=layout is not None)
         if not live.tags:
             return None
         self._tiers.keep_out(request.request_id)
@@ -222,6 +224,8 @@ class Chunks:
         live = self._live.pop(request.request_id, None)
         if live is None:
             return None
+        if live.layout is not None and not live.layout.covers(request.num_computed_tokens):
+            self._tiers.hold_back(request.request_id, is_held=False)
         self._end_admission(live)
         return live.reused
 
@@ -265,6 +269,7 @@ class Chunks:
             layout = live.layout
             if layout is not None and live.request.num_computed_tokens < layout.first_scheduled:
                 live.layout = None
+                self._tiers.hold_back(live.request.request_id, is_held=False)
                 block = layout.cached_tokens // self._cache.block_tokens
                 self._cache.evict(self._cache.hashes(live.request)[block:])
                 self._end_admission(live)
@@ -274,6 +279,7 @@ class Chunks:
         layout = live.layout
         if layout is not None and not layout.covers(counted_tokens):  # all is computed
             live.layout = layout = None
+            self._tiers.hold_back(request_id, is_held=False)
         positions = np.arange(counted_tokens, counted_tokens + new_tokens)
         if layout is not None:
             positions = layout.positions(counted_tokens, new_tokens)

@@ -115,6 +115,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         """What was last found and decided for each request that is not admitted yet."""
         self._kept_out: set[str] = set()
         """Requests of which nothing is stored."""
+        self._held_back: set[str] = set()  # for now, until all of them is computed
         self._stored: set[str] = set()
         """Running requests of which all is stored that ever will be."""
         self._purges = False
@@ -309,6 +310,10 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         """Store nothing more of a live request."""
         self._kept_out.add(request_id)
 
+    def hold_back(self, request_id: str, *, is_held: bool) -> None:
+        """See ``Tiers.hold_back``."""
+        (self._held_back.add if is_held else self._held_back.discard)(request_id)
+
     def _free(self, gone: list[tuple[OffloadKey, ChunkStatus]]) -> None:
         primary = self.manager.primary_tier
         for _, chunk in gone:
@@ -319,7 +324,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
 
     def _build_store_jobs(self, scheduler_output: SchedulerOutput) -> Any:
         """vLLM stores nothing of a request that is loading: what this step computes goes with a later one."""
-        barred = self._loading() | self._kept_out
+        barred = self._loading() | self._kept_out | self._held_back
         if barred:
             scheduler_output = copy(scheduler_output)
             scheduler_output.num_scheduled_tokens = {
@@ -372,8 +377,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             # over when the step that reads them is, and so before the blocks are used again.
             scheduler_output.preempted_req_ids = scheduler_output.preempted_req_ids - self._loading()
         meta = super().build_connector_meta(scheduler_output)
-        self._kept_out -= scheduler_output.finished_req_ids
-        self._stored -= scheduler_output.finished_req_ids
+        for known in (self._kept_out, self._held_back, self._stored):
+            known -= scheduler_output.finished_req_ids
         self._settle()
         jobs, self._layerwise_jobs = self._layerwise_jobs, set()
         return TierMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush, jobs)

@@ -276,6 +276,11 @@ class Tiers:
         if self._offload is not None:
             self._offload.keep_out(request_id)
 
+    def hold_back(self, request_id: str, *, is_held: bool) -> None:
+        """Store nothing of a request while the scheduler counts as computed what is not."""
+        if self._offload is not None:
+            self._offload.hold_back(request_id, is_held=is_held)
+
     # --- figures ---------------------------------------------------------------------------------
 
     def counters(self) -> TierCounters:
