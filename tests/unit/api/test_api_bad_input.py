@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mygo.api.schemas.base import Body, parse_json
 from mygo.api.schemas.chat import ChatBody
+from mygo.api.schemas.rag import FilterPart
 from mygo.api.schemas.responses import ResponseBody
 from mygo.api.schemas.stores import AttachBody, BatchBody, SearchBody, StoreBody
 from mygo.errors import BadRequest
@@ -364,3 +365,14 @@ def test_body_is_refused_soon_when_it_holds_very_many_things(model, body, param)
 def test_number_is_refused_when_json_could_not_send_it_back(model, body, number) -> None:
     with pytest.raises(BadRequest):
         parse_json(model, (body % number).encode())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_filters_compare_with_a_bounded_number_of_values(nested: bool) -> None:
+    def compared(values: int) -> FilterPart:
+        one = FilterPart(type="in", key="user", value=[str(number) for number in range(values)])
+        return FilterPart(type="and", filters=[one]) if nested else one
+
+    compared(512).to_filter()
+    with pytest.raises(BadRequest, match="513 values, at most 512"):
+        compared(513).to_filter()
