@@ -134,7 +134,7 @@ class _Early:
         """Seconds that an engine has spent on it, as told or as predicted."""
         if (told := self.reading.prefill) is not None:
             return told.prefill_s
-        return min(max(0.0, now_s - self.began_s - self.quote.wait_s), self.quote.prefill_s)
+        return self.quote.computed_s(now_s - self.began_s)
 
 
 class _Overlapping:

@@ -139,6 +139,6 @@ class Searches:
         assert early is not None
         self.gate.over()
         told_s = self._simulation.prefilled_s(early.name)
-        waited_s = now_s - early.began_s - early.quote.wait_s
-        search.speculation.ended(min(max(0.0, waited_s), early.quote.prefill_s) if told_s is None else told_s)
+        computed_s = early.quote.computed_s(now_s - early.began_s) if told_s is None else told_s
+        search.speculation.ended(computed_s)
         self._simulation.end(early.name, now_s)

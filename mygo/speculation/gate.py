@@ -41,6 +41,10 @@ class Quote:
         abort_s = prefill_s * min(1.0, step_tokens / new_tokens)
         return cls(route.queue_s, prefill_s, abort_s, open_requests, workers, new_tokens)
 
+    def computed_s(self, since_s: float) -> float:
+        """What is expected to have been computed so many seconds after it was sent."""
+        return min(max(0.0, since_s - self.wait_s), self.prefill_s)
+
 
 class Gate:
     """One per ingress. ``most``: speculations that it has running at once.
@@ -99,8 +103,7 @@ class Gate:
     def allows_opening(self, remaining_s: float, quote: Quote) -> bool:
         """The same for what any documents will stand behind: nothing of it is wrong, but only what is
         computed before the search has ended is gained, as its place in the queue is not kept."""
-        computed_s = min(quote.prefill_s, remaining_s - quote.wait_s)
-        return computed_s > LAUNCH_S + quote.abort_s / 2
+        return quote.computed_s(remaining_s) > LAUNCH_S + quote.abort_s / 2
 
     def _harm_s(self, remaining_s: float, quote: Quote) -> float:
         """Seconds that all would wait longer for one that is wrong."""
