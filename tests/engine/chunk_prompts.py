@@ -14,13 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_engine import BLOCK_TOKENS, TinyEngine, save_model, words
 
+from mygo.vllm_plugin.chunks import planning
 from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_arguments
 
 Words = tuple[int, ...]
+
+CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
 
 ROUNDING = 2e-4
 """Largest difference of log probabilities between float32 runs that compute in steps of other sizes."""
@@ -291,3 +295,26 @@ def capture(engine: ChunkEngine, asks: list[Asked]) -> None:
         engine.reset()
         engine.one_answer(ask)
     engine.reset()
+
+
+def repair_any(monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
+    """Repair any tokens of a chunk, however they lie, but not all."""
+
+    def select(method: object, tokens: int, count: int) -> list[int]:
+        return sorted(rng.sample(range(tokens), k=rng.randrange(tokens)))
+
+    monkeypatch.setattr(planning, "select", select)
+
+
+def preempted_prompts(engine: ChunkEngine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Requests that are preempted from now on before all of their prompt is computed."""
+    preempted: list[str] = []
+    preempt = engine.core.scheduler._preempt_request
+
+    def count(request: Any, *arguments: Any, **rest: Any) -> None:
+        if request.num_computed_tokens < request.num_prompt_tokens:
+            preempted.append(request.request_id)
+        preempt(request, *arguments, **rest)
+
+    monkeypatch.setattr(engine.core.scheduler, "_preempt_request", count)
+    return preempted

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from chunk_prompts import Engines
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +36,13 @@ def engine_in_process(one_thread: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         yield
+
+
+@pytest.fixture(scope="module")
+def engines(engine_in_process: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Of a model whose answers depend on all of the prompt."""
+    from chunk_prompts import Engines, save_keen_model  # it takes seconds, and few modules need it
+
+    engines = Engines(save_keen_model(tmp_path_factory.mktemp("keen-model")))
+    yield engines
+    engines.close()

@@ -15,25 +15,24 @@ from typing import Any
 import pytest
 import torch
 from chunk_prompts import (
+    CHUNKS,
     Answer,
     Asked,
     ChunkEngine,
     Engines,
     blended,
     capture,
+    preempted_prompts,
+    repair_any,
     same,
-    save_keen_model,
     some_asks,
 )
 from vllm.config import VllmConfig
 from vllm.platforms.cpu import CpuPlatform
 
 from mygo.vllm_plugin.chunks import planning
-from mygo.vllm_plugin.settings import ChunkSettings
 
 pytestmark = pytest.mark.engine
-
-CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
 
 _as_a_cpu_does = CpuPlatform.check_and_update_config.__func__
 
@@ -51,13 +50,6 @@ def _nothing(*_: Any, **__: Any) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def asks() -> list[Asked]:
     return some_asks(4)
-
-
-@pytest.fixture(scope="module")
-def engines(engine_in_process: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    engines = Engines(save_keen_model(tmp_path_factory.mktemp("keen-model")))
-    yield engines
-    engines.close()
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +77,6 @@ def engine(engines: Engines) -> ChunkEngine:
     return engine
 
 
-def _repair_any(monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
-    def select(method: object, tokens: int, count: int) -> list[int]:
-        return sorted(rng.sample(range(tokens), k=rng.randrange(tokens)))
-
-    monkeypatch.setattr(planning, "select", select)
-
-
 def test_answers_are_plain_vllms_when_any_tokens_are_repaired_in_place(
     engine: ChunkEngine,
     asks: list[Asked],
@@ -100,7 +85,7 @@ def test_answers_are_plain_vllms_when_any_tokens_are_repaired_in_place(
 ) -> None:
     rng = random.Random(5)
     capture(engine, asks)
-    _repair_any(monkeypatch, rng)
+    repair_any(monkeypatch, rng)
     cached_tokens = 0
     for _ in range(4):
         batch = [rng.choice([ask, blended(ask), blended(ask)]) for ask in rng.choices(asks, k=5)]
@@ -116,16 +101,8 @@ def test_answers_are_plain_vllms_when_requests_are_preempted_in_mid_repair(
 ) -> None:
     engine = engines.get(CHUNKS, device_blocks=26, step_tokens=64, scheduler_reserve_full_isl=False)
     capture(engine, asks)
-    _repair_any(monkeypatch, random.Random(4))
-    preempted: list[str] = []
-    preempt = engine.core.scheduler._preempt_request
-
-    def count(request: Any, *arguments: Any, **rest: Any) -> None:
-        if request.num_computed_tokens < request.num_prompt_tokens:
-            preempted.append(request.request_id)
-        preempt(request, *arguments, **rest)
-
-    monkeypatch.setattr(engine.core.scheduler, "_preempt_request", count)
+    repair_any(monkeypatch, random.Random(4))
+    preempted = preempted_prompts(engine, monkeypatch)
     for _ in range(4):
         for ask, answer in zip(asks, engine.answer([blended(ask) for ask in asks], 24), strict=True):
             assert same(answer, plain[ask])

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from chunk_prompts import (
+    CHUNKS,
     Answer,
     Asked,
     ChunkEngine,
@@ -24,7 +25,6 @@ from chunk_prompts import (
     blended,
     capture,
     same,
-    save_keen_model,
     some_asks,
 )
 from torch_kernels import attend, write_cache
@@ -34,23 +34,13 @@ from vllm.v1.attention.backends import flash_attn, triton_attn
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 from mygo.vllm_plugin.chunks import planning
-from mygo.vllm_plugin.settings import ChunkSettings
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
-
-CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
 
 
 @pytest.fixture(scope="module")
 def asks() -> list[Asked]:
     return some_asks(4)
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    engines = Engines(save_keen_model(tmp_path_factory.mktemp("keen-model")))
-    yield engines
-    engines.close()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from chunk_prompts import (
+    CHUNKS,
     Answer,
     Asked,
     ChunkEngine,
@@ -23,7 +24,6 @@ from chunk_prompts import (
     blended,
     capture,
     same,
-    save_keen_model,
     some_asks,
 )
 from tiny_engine import LAYERS
@@ -32,23 +32,13 @@ from vllm.config import CompilationMode, VllmConfig
 from vllm.platforms.cpu import CpuPlatform
 
 from mygo.vllm_plugin.chunks import planning
-from mygo.vllm_plugin.settings import ChunkSettings
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
-
-CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
 
 
 @pytest.fixture(scope="module")
 def asks() -> list[Asked]:
     return some_asks(4)
-
-
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    engines = Engines(save_keen_model(tmp_path_factory.mktemp("keen-model")))
-    yield engines
-    engines.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,16 @@ from typing import Any
 import pytest
 import torch
 from chunk_prompts import (
+    CHUNKS,
     Answer,
     Asked,
     ChunkEngine,
     Engines,
     blended,
     capture,
+    preempted_prompts,
+    repair_any,
     same,
-    save_keen_model,
     some_asks,
     tag_of,
 )
@@ -38,24 +39,10 @@ from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_argume
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
-CHUNKS = ChunkSettings(host_bytes=2**26, floor_tokens=4, load_gate=False)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_keen_model(tmp_path_factory.mktemp("keen-model"))
-
 
 @pytest.fixture(scope="module")
 def asks() -> list[Asked]:
     return some_asks(8)
-
-
-@pytest.fixture(scope="module")
-def engines(model: Path) -> Iterator[Engines]:
-    engines = Engines(model)
-    yield engines
-    engines.close()
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +55,6 @@ def plain(engines: Engines, asks: list[Asked]) -> dict[Asked, Answer]:
 @pytest.fixture
 def engine(engines: Engines, plain: dict[Asked, Answer]) -> ChunkEngine:
     return engines.get(CHUNKS, device_blocks=96, step_tokens=64)
-
-
-def repair_any(monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
-    """Repair any tokens of a chunk, however they lie, but not all."""
-
-    def select(method: object, tokens: int, count: int) -> list[int]:
-        return sorted(rng.sample(range(tokens), k=rng.randrange(tokens)))
-
-    monkeypatch.setattr(planning, "select", select)
 
 
 # --- what is loaded ------------------------------------------------------------------------------
@@ -171,15 +149,7 @@ def test_answers_are_plain_vllms_when_requests_are_preempted_in_mid_repair(
     some = asks[:4]
     capture(engine, some)
     repair_any(monkeypatch, random.Random(4))
-    preempted: list[str] = []
-    preempt = engine.core.scheduler._preempt_request
-
-    def count(request: Any, *arguments: Any, **rest: Any) -> None:
-        if request.num_computed_tokens < request.num_prompt_tokens:
-            preempted.append(request.request_id)
-        preempt(request, *arguments, **rest)
-
-    monkeypatch.setattr(engine.core.scheduler, "_preempt_request", count)
+    preempted = preempted_prompts(engine, monkeypatch)
     for _ in range(4):
         for ask, answer in zip(some, engine.answer([blended(ask) for ask in some], 24), strict=True):
             assert same(answer, plain[ask])
