@@ -16,6 +16,7 @@ from mygo.config import RoutingConfig
 from mygo.routing.reservations import Reservations, queue_s
 from mygo.routing.router import Router, RouteRequest, route_to
 from mygo.routing.routers import ROUTERS
+from mygo.speculation import Quote
 from mygo.types import (
     PUBLIC,
     Candidate,
@@ -153,6 +154,22 @@ class RoutingDesk:
         """What the best of the workers that take requests would make of a prompt; nothing is booked."""
         able = [each for each in self._candidates(prompt, now_s) if each.accepting]
         return self._best(able, prompt)
+
+    def quote_early(self, prompt: Prompt, now_s: float, *, step_tokens: int) -> Quote | None:
+        """What prefilling it before it is confirmed would take; None if no worker takes it.
+
+        ``step_tokens``: most that an engine computes in one step.
+        """
+        route = self.quote(prompt, now_s)
+        if route is None:
+            return None
+        return Quote.of(
+            route,
+            prompt.tokens,
+            step_tokens=step_tokens,
+            open_requests=self.open_requests(route.worker, now_s),
+            workers=len(self.view.workers),
+        )
 
     def _best(self, candidates: Iterable[Candidate], prompt: Prompt) -> Route | None:
         routes = (route_to(each, prompt.tokens) for each in candidates)

@@ -186,18 +186,9 @@ class Dispatcher:
         return self._desk.price_s(prompt, self._clock())
 
     def quote(self, prompt: Prompt) -> Quote | None:
-        """What speculating on ``prompt`` would take; None if no worker takes it."""
-        now_s = self._clock()
-        route = self._desk.quote(prompt, now_s)
-        if route is None:
-            return None
-        return Quote.of(
-            route,
-            prompt.tokens,
-            step_tokens=self._config.model.step_tokens,
-            open_requests=self._desk.open_requests(route.worker, now_s),
-            workers=len(self.directory.workers),
-        )
+        """See ``RoutingDesk.quote_early``."""
+        step_tokens = self._config.model.step_tokens
+        return self._desk.quote_early(prompt, self._clock(), step_tokens=step_tokens)
 
     async def start(self, request: GenerateRequest, prompt: Prompt, text: str) -> Generation:
         """Route, send, and wait for the first token, on another worker if one dies before that.

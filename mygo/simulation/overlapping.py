@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mygo.errors import BadRequest, Unavailable
 from mygo.speculation import Foresight, Gate, Outlook, Quote, Speculation
-from mygo.types import Prompt, RequestId
+from mygo.types import RequestId
 from mygo.workloads.trace import TextId, TraceRequest
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ class Searches:
 
     def _consider(self, search: _Search, request: TraceRequest, now_s: float) -> None:
         prompt = self._simulation.prompt(request, search.ingress)
-        quote = self._quote(search, prompt, now_s)
+        step_tokens = self._simulation.step_tokens
+        quote = search.ingress.desk.quote_early(prompt, now_s, step_tokens=step_tokens)
         outlook = self._foresight.outlook(SCOPE, search.speculation, now_s)
         if quote is None or not self._allows(outlook, quote):
             return
@@ -105,19 +106,6 @@ class Searches:
 
     def _allows(self, outlook: Outlook, quote: Quote) -> bool:
         return self.gate.allows(outlook, quote) if self._shape.gated else self.gate.has_room
-
-    def _quote(self, search: _Search, prompt: Prompt, now_s: float) -> Quote | None:
-        desk = search.ingress.desk
-        route = desk.quote(prompt, now_s)
-        if route is None:
-            return None
-        return Quote.of(
-            route,
-            prompt.tokens,
-            step_tokens=self._simulation.step_tokens,
-            open_requests=desk.open_requests(route.worker, now_s),
-            workers=len(search.ingress.replica.workers),
-        )
 
     def _final(self, search: _Search, now_s: float) -> None:
         self.gate.searches(-1)
