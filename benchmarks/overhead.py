@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.bootstrap import Difference
 from benchmarks.control_plane.analysis import Comparison, compare
+from benchmarks.verdict import conclude
 
 PROXIES = {"default": ("default",), "haproxy": ("haproxy",), "both": ("default", "haproxy")}
 SHOWN_CPU_MS = 0.05
@@ -52,12 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         _print(console, each)
     if parts:
         _print_parts(console, parts)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(_report(options, comparisons, parts, broken), indent=2) + "\n")
-    for problem in broken:
-        console.print(f"[red]{problem}")
-    console.print(f"{'FAILED' if broken else 'passed'}; written to {options.output}")
-    return 1 if broken else 0
+    return conclude(console, _report(options, comparisons, parts, broken), broken, options.output)
 
 
 def broken_bounds(comparison: Comparison, max_median_ms: float, max_cpu_ms: float) -> list[str]:

@@ -17,7 +17,6 @@ pick; --max-request-us at the median of a request.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import time
@@ -31,6 +30,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.verdict import conclude
 from mygo.config import ModelConfig
 from mygo.emulation import profile as profiles
 from mygo.emulation.reports import InProcessReports
@@ -333,12 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
         if (found := report[what]["hooks"][OURS]["p50"]) > bound
     ]
     report |= {"broken": broken, "passed": not broken}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
-    for problem in broken:
-        console.print(f"[red]{problem}")
-    console.print(f"{'FAILED' if broken else 'passed'}; written to {options.output}")
-    return 1 if broken else 0
+    return conclude(console, report, broken, options.output)
 
 
 def figures(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:

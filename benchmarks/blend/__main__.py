@@ -11,8 +11,6 @@ The same command goes on where it was stopped. Ends with status 1 if a target is
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -26,7 +24,7 @@ from benchmarks.accept import revision
 from benchmarks.blend.measure import Setting, Task, run
 from benchmarks.blend.report import Target, figures, targets
 from benchmarks.cluster_routing.store import Row, Store
-from benchmarks.tiers.measure import CLIENTS, settle
+from benchmarks.tiers.measure import CLIENTS, settled_pool
 from benchmarks.tiers.plan import Setting as Memory
 from benchmarks.tiers.report import table
 from mygo.errors import MygoError
@@ -44,10 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in names:
             preset(name)
         store = Store(options.out, {"commit": commit, "setting": asdict(setting)})
-        # a process of its own: block hashes and the order of sets would differ from run to run otherwise
-        os.environ["PYTHONHASHSEED"] = "0"
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn, initializer=settle) as pool:
+        with settled_pool() as pool:
             for name in names:
                 for seed in range(options.seeds):
                     _measure(pool, store, setting, name, seed, options.load, console)

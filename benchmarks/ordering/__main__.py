@@ -12,12 +12,8 @@ engine. Prints a table, writes it as JSON; exit status 1 if a target is missed.
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
 import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import arguments as types
-from benchmarks import folders
 from benchmarks.accept import revision
 from benchmarks.ordering import beside
 from benchmarks.ordering.plan import FIRST_COME, MOST_BESIDE_IDLE, SYSTEMS, Line, broken, lines
 from benchmarks.tiers import measure
 from benchmarks.tiers.measure import Task
 from benchmarks.tiers.plan import Cell, Setting
+from benchmarks.verdict import conclude
 from mygo.errors import MygoError
 from mygo.vllm_plugin.settings import TierSettings
 
@@ -43,25 +39,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         study = _real if options.beside is not None else _emulated
         report, problems = study(options, console)
+        report |= {"commit": revision(), "broken": problems}
+        return conclude(console, report, problems, options.out)
     except MygoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    report |= {"commit": revision(), "broken": problems}
-    folders.made(options.out.parent)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    for problem in problems:
-        console.print(f"[red]{problem}")
-    console.print(f"{'FAILED' if problems else 'passed'}; written to {options.out}")
-    return 1 if problems else 0
 
 
 def _emulated(options: argparse.Namespace, console: Console) -> tuple[dict[str, Any], list[str]]:
-    # a process of its own: block hashes and the order of sets would differ from run to run otherwise
-    os.environ["PYTHONHASHSEED"] = "0"
-    spawn = multiprocessing.get_context("spawn")
     setting = Setting(options.profile, options.output_scale, device_share=options.device_share)
     sizes = (options.requests, options.warmup)
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=measure.settle) as pool:
+    with measure.settled_pool() as pool:
         ground = pool.submit(measure.survey, setting, options.preset, *sizes, FIRST_COME).result()
         cell = Cell(options.preset, options.load)
         rows: dict[str, list[dict[str, Any]]] = {system.name: [] for system in SYSTEMS}

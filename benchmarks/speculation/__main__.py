@@ -12,12 +12,8 @@ the search's work. Prints a table, writes it as JSON; exit status 1 if a target 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
 import statistics
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import arguments as types
-from benchmarks import folders
 from benchmarks.accept import revision
 from benchmarks.speculation import measure, patterns
 from benchmarks.speculation.plan import Line, broken, broken_pairs, line
 from benchmarks.tiers import measure as tiers
 from benchmarks.tiers.plan import MYGO, Setting
+from benchmarks.verdict import conclude
 from mygo.errors import MygoError
 
 
@@ -41,26 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         study = _emulated if options.real is None else _real
         report, problems = study(options, console)
+        report |= {"commit": revision(), "broken": problems}
+        return conclude(console, report, problems, options.out)
     except MygoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    report |= {"commit": revision(), "broken": problems}
-    folders.made(options.out.parent)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
-    for problem in problems:
-        console.print(f"[red]{problem}")
-    console.print(f"{'FAILED' if problems else 'passed'}; written to {options.out}")
-    return 1 if problems else 0
 
 
 def _emulated(options: argparse.Namespace, console: Console) -> tuple[dict[str, Any], list[str]]:
-    # a process of its own: block hashes and the order of sets would differ from run to run otherwise
-    os.environ["PYTHONHASHSEED"] = "0"
-    spawn = multiprocessing.get_context("spawn")
     setting = Setting(options.profile, options.output_scale, device_share=options.device_share)
     lines: list[Line] = []
     rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(1, mp_context=spawn, initializer=tiers.settle) as pool:
+    with tiers.settled_pool() as pool:
         found = pool.submit(patterns.searched, options.vectors, options.queries, 0).result()
         sizes = (options.requests, options.warmup)
         ground = pool.submit(tiers.survey, setting, options.preset, *sizes, MYGO).result()

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -66,10 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _study(size: Size, setting: Setting, store: Store, jobs: int, console: Console) -> Study:
-    # a process of its own: block hashes and the order of sets would differ from run to run otherwise
-    os.environ["PYTHONHASHSEED"] = "0"
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=measure.settle) as pool:
+    with measure.settled_pool(jobs) as pool:
         try:
             grounds = {name: _ground(pool, size, setting, store, name) for name in size.presets}
             wanted = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +64,13 @@ def settle() -> None:
     """Once in each process that measures."""
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"  # each emulated engine would tell of its start
     settle_process()
+
+
+def settled_pool(jobs: int = 1) -> ProcessPoolExecutor:
+    """Processes of their own, as this one's block hashes and order of sets would differ from run to run."""
+    os.environ["PYTHONHASHSEED"] = "0"
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=spawn, initializer=settle)
 
 
 def survey(setting: Setting, name: str, requests: int, warmup: int, system: System = NATIVE[0]) -> Ground:
