@@ -16,7 +16,8 @@ demo: install  ## start a small cluster, ingest Python's documentation, ask twic
 	$(PY) -m mygo.cli demo $(ARGS)
 
 test: install  ## unit tests, then the tests that start real engines and real clusters
-	$(PY) -m pytest tests/unit -m "not engine and not ray and not gpu and not slow" --durations 8
+	$(PY) -m pytest tests/unit -m "not engine and not ray and not gpu and not slow" \
+		-n auto --maxprocesses 8 --dist worksteal --durations 8
 	$(PY) -m pytest tests -m "(engine or ray) and not slow" --durations 12
 
 check: install  ## lint, format, strict types, import contracts, architecture tests
