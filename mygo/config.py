@@ -7,18 +7,34 @@ its meaning stand here once; ``configs/laptop.yaml`` shows them in use.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from mygo import config_file
 from mygo.config_retrieval import RetrievalConfig
-from mygo.config_section import Section
+from mygo.config_section import Section, Source, without_bare_variable
 from mygo.errors import ConfigError
 
+
+def _folder(value: Path) -> Path:
+    return Path(without_bare_variable(str(value))).expanduser().absolute()
+
+
+Folder = Annotated[Path, AfterValidator(_folder)]
+"""Absolute; `~` is the home folder."""
 Bytes = Annotated[int, Field(gt=0)]
+LEAST_SHARE_BYTES = 2**24
+"""What each side of `reuse.chunk_share` needs: a block of 32 tokens at half a MiB per token, which few models
+exceed."""
+_MOVED = {
+    "reuse.host_bytes": "documents' KV lies in cache.host_bytes now; set reuse.chunk_share, its part of that",
+    "reuse.disk_bytes": "documents' KV lies in cache.disk_bytes now; set reuse.chunk_share, its part of that",
+}
+"""Keys that there were once, and what to write instead."""
 
 
 class ClusterConfig(Section):
@@ -26,17 +42,12 @@ class ClusterConfig(Section):
     """Names the Ray Serve application and the state file of `mygo up`."""
     ray_address: str | None = None
     """None starts Ray on this machine; `auto` joins the cluster that `ray up` made."""
-    data_dir: Path = Path("~/.local/share/mygo")
+    data_dir: Folder = Path("~/.local/share/mygo")
     """Journal, uploaded files, index snapshots, secret. Back this up."""
-    cache_dir: Path = Path("~/.cache/mygo")
+    cache_dir: Folder = Path("~/.cache/mygo")
     """Converted models and measured profiles. Can be deleted at any time."""
     haproxy: bool = False
     """Serve HTTP through Ray's HAProxy instead of its Python proxy: less CPU per token."""
-
-    @field_validator("data_dir", "cache_dir")
-    @classmethod
-    def _expand(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
 
 
 class HttpConfig(Section):
@@ -70,7 +81,7 @@ class HttpConfig(Section):
 
 
 class ModelConfig(Section):
-    source: str = "demo:smollm2-135m-instruct"
+    source: Source = "demo:smollm2-135m-instruct"
     """`demo:...` (from a package), a Hugging Face id, or a local path."""
     name: str = "smollm2-135m-instruct"
     """The `model` that clients ask for."""
@@ -101,7 +112,7 @@ class CacheConfig(Section):
 
     host_bytes: int = Field(default=2**30, ge=0)
     """Host memory, filled at start and taken from /dev/shm; 0 for no tier but the device."""
-    disk_path: Path | None = None
+    disk_path: Folder | None = None
     """Folder of the disk tier, on a local drive; its KV survives restarts and is user data. None for none.
     Workers of one machine may share it: each takes a folder of its own inside."""
     disk_bytes: Bytes = 16 * 2**30
@@ -131,11 +142,6 @@ class CacheConfig(Section):
     disk_read_s_per_byte: float = Field(default=0.0, ge=0)
     """For measurements: slow reads from disk down to this."""
 
-    @field_validator("disk_path")
-    @classmethod
-    def _expand(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
-
     @model_validator(mode="after")
     def _disk_has_host(self) -> CacheConfig:
         if self.disk_path is not None and not self.host_bytes:
@@ -153,7 +159,8 @@ class ReuseConfig(Section):
     same. Stores and requests may ask for `exact`."""
     chunk_share: float = Field(default=0.5, gt=0, le=1)
     """Under `blend`: part of `cache.host_bytes` and `cache.disk_bytes` that documents' own KV gets; that of
-    whole prompts keeps the rest. What suits a load is seen by `python -m benchmarks.blend --chunk-share`."""
+    whole prompts keeps the rest: none, or 16 MiB at least, as documents get. What suits a load is seen by
+    `python -m benchmarks.blend --chunk-share`."""
     repair_share: float = Field(default=0.15, ge=0, le=1)
     """Under `blend`: part of a document that is computed anew where nothing before it is as it was.
     `mygo calibrate` finds the least that keeps answers good."""
@@ -165,7 +172,7 @@ class ReuseConfig(Section):
 
 
 class EmbedderConfig(Section):
-    source: str = "demo:all-minilm-l6-v2"
+    source: Source = "demo:all-minilm-l6-v2"
     """As `model.source`: a sentence-transformers model. Changing it embeds the corpus anew."""
     batch: int = Field(default=32, ge=1)
     """Texts embedded in one step."""
@@ -177,7 +184,7 @@ class WorkersConfig(Section):
     device: Literal["cpu", "cuda", "emulated"] = "cpu"
     """What the engines compute on; on `cpu` workers share out the cores. `emulated` engines compute
     nothing and answer nothing sensible: they take the time of `emulated_profile`, for load tests."""
-    emulated_profile: str = "llama-3-8b-h100"
+    emulated_profile: Source = "llama-3-8b-h100"
     """On `emulated`: a shipped engine profile, or the path of a JSON file."""
     emulated_time_scale: float = Field(default=1.0, gt=0)
     """On `emulated`: wall seconds per second of the profile. More lets a core carry more workers."""
@@ -274,6 +281,40 @@ class Config(Section):
             raise ValueError("reuse.mode: what is blended lies in host memory; set cache.host_bytes")
         return self
 
+    @property
+    def chunk_host_bytes(self) -> int:
+        """What documents' own KV gets of ``cache.host_bytes``, which whole prompts keep the rest of."""
+        return int(self.reuse.chunk_share * self.cache.host_bytes) if self.reuse.mode == "blend" else 0
+
+    @property
+    def chunk_disk_bytes(self) -> int:
+        """The same of ``cache.disk_bytes``; 0 without a disk."""
+        blends_on_disk = self.reuse.mode == "blend" and self.cache.disk_path is not None
+        return int(self.reuse.chunk_share * self.cache.disk_bytes) if blends_on_disk else 0
+
+    @model_validator(mode="after")
+    def _chunks_share(self) -> Config:
+        if self.reuse.mode != "blend":
+            return self
+        sizes = {"cache.host_bytes": (self.cache.host_bytes, self.chunk_host_bytes)}
+        if self.cache.disk_path is not None:
+            sizes["cache.disk_bytes"] = self.cache.disk_bytes, self.chunk_disk_bytes
+        for key, (size_bytes, chunk_bytes) in sizes.items():
+            kept_bytes = size_bytes - chunk_bytes
+            if chunk_bytes >= LEAST_SHARE_BYTES and (kept_bytes >= LEAST_SHARE_BYTES or not kept_bytes):
+                continue
+            given = f"reuse.chunk_share: {self.reuse.chunk_share:g} of {key} ({size_bytes}) leaves"
+            need_bytes = (2 if kept_bytes else 1) * LEAST_SHARE_BYTES
+            if size_bytes < need_bytes:
+                raise ValueError(f"{given} a side less than 16 MiB; raise {key} to {need_bytes}")
+            least = math.ceil(1e4 * LEAST_SHARE_BYTES / size_bytes) / 1e4
+            side = "documents" if chunk_bytes < LEAST_SHARE_BYTES else "prompts"
+            raise ValueError(
+                f"{given} {side} less than 16 MiB; set it between {least:g} and {1 - least:g}, or to 1 "
+                f"(no prompts beside documents), or raise {key}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _chunks_fit(self) -> Config:
         if self.corpus.chunk_tokens >= self.model.max_context_tokens:
@@ -303,6 +344,8 @@ def parse(data: dict[str, Any], *, origin: str = "config") -> Config:
 
 def _explain(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden" and key in _MOVED:
+        return f"{key}: {_MOVED[key]}"
     if problem["type"] == "extra_forbidden":
         section = _section_at(problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), section, n=1)

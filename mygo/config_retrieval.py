@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mygo.config_section import Section
+from mygo.config_section import Section, Source
 
 
 class RetrievalConfig(Section):
@@ -28,7 +28,7 @@ class RetrievalConfig(Section):
     text_weight: float = Field(default=0.0, ge=0)
     """What the ranking by words counts, beside 1 for that by vectors, in requests that do not say
     (`ranking_options.hybrid_search`). 0 ranks by vectors alone."""
-    reranker: str | None = None
+    reranker: Source | None = None
     """A cross-encoder that orders what was found anew: a sentence-transformers directory, a directory with an
     ONNX file and its tokenizer.json (needs the package onnxruntime), or a Hugging Face id. It reads question
     and passage together, which takes tens of milliseconds of a core per passage. None for none."""

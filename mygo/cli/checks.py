@@ -164,9 +164,10 @@ def _kv_disk(config: Config, running: bool) -> Finding | str:
 
 
 def _shared_memory(config: Config) -> str:
-    """vLLM keeps host KV in files of /dev/shm, so that an engine's processes share it."""
+    """vLLM keeps prompts' host KV in files of /dev/shm, so that an engine's processes share it; documents'
+    own lies in the memory of the processes that compute."""
     workers = 1 if config.cluster.ray_address is not None else config.workers.replicas
-    need_bytes = workers * config.cache.host_bytes
+    need_bytes = workers * (config.cache.host_bytes - config.chunk_host_bytes)
     free_bytes = shutil.disk_usage(_SHARED_MEMORY).free
     detail = (
         f"{need_bytes / 2**30:.1f} GiB of {_SHARED_MEMORY} needed by {workers} workers, "

@@ -162,8 +162,6 @@ def prepare_environment(config: Config) -> None:
         "RAY_worker_niceness": "0",
         "RAY_AUTH_MODE": "token",
     }
-    if config.reuse.mode == "blend":
-        defaults["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # chunks are reused in vLLM's first one only
     if config.cluster.haproxy:
         defaults |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
     for name, value in defaults.items():

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,9 @@ class Worker(LLMServer):  # type: ignore[misc]
         context = serve.get_replica_context()
         self._worker = WorkerId(context.replica_id.unique_id)
         self._config = config
-        cores = self._take_cores(context.rank.local_rank)
+        usable = sorted(config.workers.cores or os.sched_getaffinity(0))
+        cores = cores_of(context.rank.local_rank, config.workers.replicas, usable)
+        os.environ.update(engine_environment(config, cores))
         socket = socket_folder() / "engine.sock"  # private: it carries token ids
         self._receiver = ReportReceiver(socket, self._worker)
         await self._receiver.start()
@@ -97,15 +99,6 @@ class Worker(LLMServer):  # type: ignore[misc]
         self._reports = asyncio.create_task(keep_reporting(directory, self._info, self._receiver))
         self._metrics = asyncio.create_task(self._keep_counting())
         self._comparing = asyncio.create_task(self._shadows.run())
-
-    def _take_cores(self, rank: int) -> list[int]:
-        """Bind the engine that is about to start to its share of this machine's cores."""
-        workers = self._config.workers
-        usable = sorted(workers.cores or os.sched_getaffinity(0))
-        cores = cores_of(rank, workers.replicas, usable)
-        if self._config.workers.device == "cpu":
-            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
-        return cores
 
     async def _describe(self, cores: int) -> WorkerInfo:
         model = self._config.model
@@ -209,6 +202,17 @@ class Worker(LLMServer):  # type: ignore[misc]
         os._exit(1)
 
 
+def engine_environment(config: Config, cores: Sequence[int]) -> dict[str, str]:
+    """What an engine that is about to start must find in its environment, on whatever machine: its share of
+    the cores, and what its settings depend on."""
+    environment: dict[str, str] = {}
+    if config.workers.device == "cpu":
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    if config.reuse.mode == "blend":
+        environment["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # chunks are reused in vLLM's first one only
+    return environment
+
+
 def tier_settings(config: Config) -> TierSettings:
     """The plugin's settings: the same names, without a size for a disk that is not there, and without what
     chunks get."""
@@ -226,15 +230,14 @@ def chunk_settings(config: Config) -> ChunkSettings:
     if reuse.mode == "exact":
         return ChunkSettings()
     settings = ChunkSettings(
-        host_bytes=int(reuse.chunk_share * cache.host_bytes),
+        host_bytes=config.chunk_host_bytes,
         repair_share=reuse.repair_share,
         floor_tokens=reuse.floor_tokens,
         kl_bound=reuse.kl_bound,
     )
     if cache.disk_path is None:
         return settings
-    disk_bytes = int(reuse.chunk_share * cache.disk_bytes)
-    return replace(settings, disk_path=str(cache.disk_path / "chunks"), disk_bytes=disk_bytes)
+    return replace(settings, disk_path=str(cache.disk_path / "chunks"), disk_bytes=config.chunk_disk_bytes)
 
 
 class LocalModel(CallbackBase):  # type: ignore[misc]

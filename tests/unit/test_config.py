@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,6 +46,71 @@ def test_disk_folder_is_expanded_when_it_is_in_the_home_folder() -> None:
 def test_cache_setting_that_cannot_be_is_refused_and_named(cache: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse({"cache": cache})
+
+
+@pytest.mark.parametrize(
+    ("share", "cache", "message"),
+    [
+        (
+            0.01,
+            {},
+            r"^config: reuse\.chunk_share: 0\.01 of cache\.host_bytes .*documents less than 16 MiB; set it "
+            r"between 0\.0157 and 0\.9843, or to 1 .* or raise cache\.host_bytes",
+        ),
+        (0.99, {}, "leaves prompts less than 16 MiB; set it between 0.0157 and 0.9843, or to 1 "),
+        (1, {"host_bytes": 2**23}, "less than 16 MiB; raise cache.host_bytes to 16777216"),
+        (0.5, {"host_bytes": 2**25 - 1}, "raise cache.host_bytes to 33554432"),
+        (0.5, {"disk_path": "/kv", "disk_bytes": 2**24}, "raise cache.disk_bytes to 33554432"),
+        (
+            0.02,
+            {"disk_path": "/kv", "disk_bytes": 2**28},
+            "0.02 of cache.disk_bytes .* between 0.0625 and 0.9375",
+        ),
+    ],
+)
+def test_share_of_chunks_that_leaves_either_side_nothing_is_refused_with_what_could_be(
+    share: float, cache: dict[str, Any], message: str
+) -> None:
+    def blending(chunk_share: float) -> Config:
+        return parse({"cache": cache, "reuse": {"mode": "blend", "chunk_share": chunk_share}})
+
+    with pytest.raises(ConfigError, match=message) as refused:
+        blending(share)
+    for possible in re.findall(r"between ([\d.]+) and ([\d.]+)", str(refused.value)):
+        assert all(blending(float(each)) for each in possible)
+    assert parse({"cache": cache, "reuse": {"chunk_share": share}}), (
+        "where nothing is blended it does not matter"
+    )
+
+
+def test_key_that_was_replaced_names_what_to_write_instead() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse({"reuse": {"host_bytes": 1, "disk_bytes": 2, "mod": "blend"}})
+    first, second, third = str(refused.value).splitlines()
+    assert first.startswith(
+        "config: reuse.host_bytes: documents' KV lies in cache.host_bytes now; set reuse.chunk_share"
+    )
+    assert second.startswith("config: reuse.disk_bytes: documents' KV lies in cache.disk_bytes now")
+    assert third == "config: reuse.mod: unknown key, did you mean mode?"
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("cluster", "data_dir"),
+        ("cluster", "cache_dir"),
+        ("cache", "disk_path"),
+        ("model", "source"),
+        ("embedder", "source"),
+        ("retrieval", "reranker"),
+        ("workers", "emulated_profile"),
+    ],
+)
+def test_path_with_a_variable_without_braces_is_refused(section: str, key: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"{section}\.{key}: \$HOME is not replaced; write \$\{{HOME\}}, with"
+    ):
+        parse({section: {key: "$HOME/kv"}})
 
 
 @pytest.mark.parametrize(

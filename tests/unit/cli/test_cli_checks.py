@@ -76,6 +76,8 @@ def test_host_tier_is_refused_when_shared_memory_cannot_hold_that_of_all_workers
     _with_room(monkeypatch, 3 * 2**30 - 1)
     with pytest.raises(ConfigError, match=r"cache\.host_bytes: .*--shm-size"):
         checks._shared_memory(config)
+    blending = parse({"workers": {"replicas": 3}, "reuse": {"mode": "blend", "chunk_share": 0.5}})
+    assert "1.5 GiB" in checks._shared_memory(blending), "documents' own KV lies elsewhere"
     elsewhere = parse({"workers": {"replicas": 3}, "cluster": {"ray_address": "auto"}})
     assert "1 workers" in checks._shared_memory(elsewhere), "the others may be on other machines"
 

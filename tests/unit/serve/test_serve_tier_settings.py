@@ -6,7 +6,7 @@ import pytest
 
 from mygo.config import parse
 from mygo.errors import ConfigError
-from mygo.serve.worker import chunk_settings, tier_settings
+from mygo.serve.worker import chunk_settings, engine_environment, tier_settings
 from mygo.vllm_plugin.settings import ChunkSettings, PluginSettings, TierSettings, engine_arguments
 
 
@@ -26,12 +26,12 @@ def test_chunks_take_memory_only_where_something_may_be_blended() -> None:
     config = parse(
         {
             "reuse": {"mode": "blend", "chunk_share": 0.4, "repair_share": 0.2},
-            "cache": {"host_bytes": 100},
+            "cache": {"host_bytes": 10**8},
         }
     )
     told = engine_arguments("/s", chunks=chunk_settings(config))
     read = PluginSettings.parse(told["kv_transfer_config"]["kv_connector_extra_config"]).chunks
-    assert read == ChunkSettings(host_bytes=40, repair_share=0.2)
+    assert read == ChunkSettings(host_bytes=4 * 10**7, repair_share=0.2)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.77])
@@ -51,8 +51,15 @@ def test_blending_is_refused_without_host_memory() -> None:
 
 
 def test_prompts_have_no_tier_where_chunks_take_all() -> None:
-    cache = {"host_bytes": 100, "disk_path": "/kv", "disk_bytes": 200}
+    cache = {"host_bytes": 2**24, "disk_path": "/kv", "disk_bytes": 2**25}
     config = parse({"reuse": {"mode": "blend", "chunk_share": 1}, "cache": cache})
-    assert chunk_settings(config).disk_bytes == 200
+    assert chunk_settings(config).disk_bytes == 2**25
     told = engine_arguments("/s", tiers=tier_settings(config))["kv_transfer_config"]
     assert PluginSettings.parse(told["kv_connector_extra_config"]).tiers == TierSettings()
+
+
+def test_engine_finds_what_it_needs_in_its_environment_wherever_it_runs() -> None:
+    """A worker of a cluster that was joined does not have the environment of the server process."""
+    assert engine_environment(parse({}), [2, 3]) == {"VLLM_CPU_OMP_THREADS_BIND": "2,3"}
+    blending = parse({"reuse": {"mode": "blend"}, "workers": {"device": "cuda"}})
+    assert engine_environment(blending, [2, 3]) == {"VLLM_USE_V2_MODEL_RUNNER": "0"}
