@@ -306,7 +306,9 @@ class KnowledgeTree:
             computed=tail.computed,
             computed_s_per_token=tail.computed_s_per_token,
             awaited_by=list(tail.awaited_by),
+            awaited_tokens=min(tail.awaited_tokens, tokens),  # what is held of a node is its beginning
         )
+        tail.awaited_tokens -= head.awaited_tokens
         for block, place in zip(moved, places, strict=True):
             self._places[block] = place._replace(node=head)
         parent.children[moved[0]] = head

@@ -142,7 +142,9 @@ class _Admission:
     """What both of vLLM's schedulers get."""
 
     connector: Any
+    kv_cache_manager: Any
     policy: Any
+    prev_step_scheduled_req_ids: set[str]
     running: list[Request]
     scheduler_config: Any
     waiting: RequestQueue
@@ -150,6 +152,7 @@ class _Admission:
     max_num_scheduled_tokens: int
     num_spec_tokens: int
     _inflight_prefills: set[Request]
+    _preempt_request: Callable[..., None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -213,21 +216,14 @@ class _Admission:
         self.scheduler_config.long_prefill_token_threshold = prefill_tokens
         self.max_num_scheduled_tokens = min(self._step_tokens, decode_tokens + len(left) * prefill_tokens)
 
-
-class OrderedScheduler(_Admission, Scheduler):  # type: ignore[misc]
-    """Requests are admitted as ``OrderedQueue`` says."""
-
-
-class OrderedAsyncScheduler(_Admission, AsyncScheduler):  # type: ignore[misc]
-    """The same for an engine that schedules a step while the one before it computes."""
-
     def _handle_invalid_blocks(
         self, invalid_block_ids: set[int], num_scheduled_tokens: dict[str, int]
     ) -> set[str]:
         """Running requests with KV that was not loaded after all begin anew.
 
-        vLLM would set back what they have computed, but not what the step under way will have: its output
-        would count twice. So they are preempted, as vLLM does where it resets a cache in use.
+        vLLM would set back what the first of them has computed, and let the others go on as if that were
+        done; and not what a step under way will have computed, whose output would count twice. So they are
+        preempted, as vLLM does where it resets a cache in use.
         """
         failed = [
             request
@@ -244,8 +240,18 @@ class OrderedAsyncScheduler(_Admission, AsyncScheduler):  # type: ignore[misc]
             self._preempt_request(request, now_s, drop_stale_output=True)
         gone = {request.request_id for request in failed}
         self.prev_step_scheduled_req_ids -= gone  # else resumed ones would be taken for running on
-        waiting: set[str] = super()._handle_invalid_blocks(invalid_block_ids, num_scheduled_tokens)
+        waiting: set[str] = super()._handle_invalid_blocks(  # type: ignore[misc]
+            invalid_block_ids, num_scheduled_tokens
+        )
         return gone | waiting
+
+
+class OrderedScheduler(_Admission, Scheduler):  # type: ignore[misc]
+    """Requests are admitted as ``OrderedQueue`` says."""
+
+
+class OrderedAsyncScheduler(_Admission, AsyncScheduler):  # type: ignore[misc]
+    """The same for an engine that schedules a step while the one before it computes."""
 
 
 def ordered_scheduler(vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> Scheduler:

@@ -79,8 +79,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._uncomputed_tokens: dict[str, int] = {}
         """Of waiting requests: prompt tokens that nobody holds or is computing, when last looked."""
         self._reporter: ReportSink | None = None
-        self._commander: Reporter | None = None
-        """Where commands come from: the same socket."""
+        self._commander: Reporter | None = None  # where commands come from: the same socket
         if self._settings.chunks.host_bytes:
             refusals.check(vllm_config, kv_cache_config)
         if role == KVConnectorRole.WORKER:
@@ -246,6 +245,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
 
     def take_events(self) -> tuple[()]:
         """The step is over; the cache's events were taken just before. We add none of our own."""
+        self._chunks.step_ended()
         for tier, blocks in self._tiers.step_ended():
             self._ledger.observe(map(self._cache.event_id, blocks), tier)
         answers = self._obey()

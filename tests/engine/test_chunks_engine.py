@@ -244,6 +244,37 @@ def test_no_tier_keeps_what_is_counted_as_computed_before_it_is(
         assert same(engine.one_answer(first), expected), "from host memory"
 
 
+def test_no_tier_keeps_what_exact_requests_share_of_a_chunk_that_was_lost(
+    engines: Engines, asks: list[Asked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario: they are scheduled in the very step in which another one was to load it."""
+    tiers = TierSettings(host_bytes=2000 * KV_BYTES_PER_TOKEN, load_gate=False)
+    engine = engines.get(CHUNKS, tiers, device_blocks=96, step_tokens=1024)
+    first = replace(asks[0], documents=asks[0].documents[:1])
+    other = replace(first, question=asks[1].question)
+    expected = [engine.one_answer(each) for each in (first, other)]
+    engine.settle()
+    cached = engine.core.scheduler.kv_cache_manager.block_pool.cached_block_hash_to_block._cache
+    engine.tiers.purge([key[:-4] for key in cached], ())
+    engine.reset()
+    keys = list(engine.mover._chunks)
+    leader, follower = engine.ask(blended(first)), engine.ask(other, max_tokens=1)
+    assert len(keys) == 1
+    engine.mover._chunks.clear()
+    loaded = len(engine.mover_steps)
+    answers: dict[str, Answer] = {}
+    while engine.engine.has_unfinished_requests():
+        answers |= engine.step_answers()
+    assert engine.mover_steps[loaded].loads
+    assert same(answers[leader], expected[0])
+    assert answers[follower].ids == expected[1].ids[:1]
+    engine.settle()
+    engine.reset()
+    again = [engine.one_answer(each) for each in (first, other)]
+    assert again[0].cached_tokens
+    assert all(same(answer, before) for answer, before in zip(again, expected, strict=True)), "from host"
+
+
 # --- what is shared ------------------------------------------------------------------------------
 
 

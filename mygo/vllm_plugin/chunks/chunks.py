@@ -36,6 +36,7 @@ from mygo.vllm_plugin.chunks.live import Live, Reused
 from mygo.vllm_plugin.chunks.planning import Planner
 from mygo.vllm_plugin.chunks.quality import Quality
 from mygo.vllm_plugin.chunks.step import ChunkStep
+from mygo.vllm_plugin.chunks.unheard import Unheard
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.disk.namespace import Slot
 from mygo.vllm_plugin.settings import ChunkSettings
@@ -71,6 +72,8 @@ class Chunks:
         """Admitted ones that load or capture."""
         self._fetching: set[str] = set()
         """Waiting ones whose chunks come from disk."""
+        # vLLM stores by the scheduler's count, in which what is loaded comes before what is computed
+        self._unheard = Unheard(cache, tiers.hold_back)
         ranks = int(vllm_config.parallel_config.tensor_parallel_size)
         home: ChunkHome | None = None
         self._slot: Slot | None = None
@@ -189,6 +192,7 @@ class Chunks:
         """The request got its blocks. If some of them are approximate, returns its segments under the names
         that they have by it."""
         live = self._live.get(request.request_id)
+        self._unheard.admitted(request, live.layout if live is not None else None)
         if live is None:
             return None
         self._end_admission(live)
@@ -212,8 +216,6 @@ class Chunks:
             live.comparing = self._planner.comparing(live, ticket)
         if layout is not None or live.capturing or live.comparing:
             self._active[request.request_id] = live
-        # vLLM stores by the scheduler's count, in which what is loaded comes before what is computed
-        self._tiers.hold_back(request.request_id, is_held=layout is not None)
         if not live.tags:
             return None
         self._tiers.keep_out(request.request_id)
@@ -224,8 +226,7 @@ class Chunks:
         live = self._live.pop(request.request_id, None)
         if live is None:
             return None
-        if live.layout is not None and not live.layout.covers(request.num_computed_tokens):
-            self._tiers.hold_back(request.request_id, is_held=False)
+        self._unheard.ends(request.request_id)
         self._end_admission(live)
         return live.reused
 
@@ -243,12 +244,16 @@ class Chunks:
     def plan_step(self, output: SchedulerOutput) -> ChunkStep:
         """What the workers are to load and to capture in this step."""
         step = self._holdings.next_step
+        counted_tokens: dict[str, int] = {}
         for request_id, live in list(self._active.items()):
             new_tokens = output.num_scheduled_tokens.get(request_id, 0)
             if new_tokens:
+                counted_tokens[request_id] = live.request.num_computed_tokens + new_tokens
                 self._plan_request(request_id, live, new_tokens, step)
             elif request_id in (output.preempted_req_ids or ()):
+                self._unheard.ends(request_id)
                 self._end_admission(live)
+        self._unheard.planned(counted_tokens, step.loads)
         if step.loads:
             # what is computed in this very step reads them
             output.has_sync_kv_loads = True
@@ -263,23 +268,28 @@ class Chunks:
 
     def loads_failed(self) -> None:
         """Some chunks were not there after all, and vLLM has gone back to compute those prompts in full. What
-        they share already is not what it should be."""
+        they share already is not what it should be, nor is what others have computed behind that."""
         self._holdings.distrust_latest()
-        for live in list(self._active.values()):
-            layout = live.layout
-            if layout is not None and live.request.num_computed_tokens < layout.first_scheduled:
+        for lost in self._unheard.lost():
+            for request in {lost.request, *lost.builders.values()}:
+                self._cache.evict(self._cache.hashes(request)[lost.first_block :])
+                if request is not lost.request or request.is_finished():
+                    self._tiers.keep_out(request.request_id)
+            self._unheard.ends(lost.request.request_id)
+            live = self._live.get(lost.request.request_id)
+            if live is not None:
                 live.layout = None
-                self._tiers.hold_back(live.request.request_id, is_held=False)
-                block = layout.cached_tokens // self._cache.block_tokens
-                self._cache.evict(self._cache.hashes(live.request)[block:])
                 self._end_admission(live)
+
+    def step_ended(self) -> None:
+        """The oldest step is over, and it was told what failed."""
+        self._unheard.step_ended()
 
     def _plan_request(self, request_id: str, live: Live, new_tokens: int, step: ChunkStep) -> None:
         counted_tokens = live.request.num_computed_tokens
         layout = live.layout
         if layout is not None and not layout.covers(counted_tokens):  # all is computed
             live.layout = layout = None
-            self._tiers.hold_back(request_id, is_held=False)
         positions = np.arange(counted_tokens, counted_tokens + new_tokens)
         if layout is not None:
             positions = layout.positions(counted_tokens, new_tokens)

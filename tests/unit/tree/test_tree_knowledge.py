@@ -199,6 +199,20 @@ def test_look_ahead_counts_shared_documents_once() -> None:
     assert [name for name, _ in tree.waiting] == ["r0", "r1", "r2"]
 
 
+def test_look_ahead_counts_what_is_still_awaited_when_a_node_was_split() -> None:
+    """Scenario: two requests wait for a beginning, and whoever waited for the rest, too, is gone."""
+    tree = tree_of(lookahead_tokens=1_000)
+    shelf = shelf_of(tree)
+    serve(tree, shelf, "old", "aaaa")
+    begin(tree, "long", "aaaa")
+    begin(tree, "short", "aab")  # splits the node
+    assert tree.waiting.protected_tokens == 40
+    tree.finished("long")
+    assert tree.waiting.protected_tokens == 20
+    tree.finished("short")
+    assert tree.waiting.protected_tokens == 0
+
+
 def test_earliest_waiting_request_is_protected_when_it_alone_exceeds_the_budget() -> None:
     tree = tree_of(lookahead_tokens=10)
     shelf = shelf_of(tree)
