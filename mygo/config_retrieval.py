@@ -36,7 +36,8 @@ class RetrievalConfig(Section):
     """Passages that the reranker reads per question, or as many as are asked for if these are more."""
     stage_s: float = Field(default=0.05, ge=0)
     """Search in stages of about this many seconds, each with a provisional result; 0: in one go. Only `ivf`
-    and `ivfpq` have several stages, and only if their searches take at least two of these."""
+    and `ivfpq` have several stages, and only if their searches take at least two of these; `hnsw` finds all
+    at once."""
     speculations: int = Field(default=8, ge=0)
     """Prefills for provisional results that an ingress has running at once, where the prediction is that they
     gain more than they cost; also the system prompt's, where it is cached nowhere. 0 for none. Answers are

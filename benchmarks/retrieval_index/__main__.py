@@ -37,9 +37,9 @@ KINDS = ("flat", "ivf", "ivfpq", "hnsw")
 MEMORY_MB = 300
 """Bound of 10^6 vectors under ivfpq."""
 STAGED_RATIO = 1.15
-"""Bound of four stages over one, for searches of at least ``STAGED_FROM_MS``: a stage costs some 0.05 ms
-beside what it searches, and shorter searches have one stage in production, where stages take milliseconds."""
-STAGED_FROM_MS = 1.0
+"""Bound of four stages over one of whole vectors. Codes are searched too fast for it at these sizes: every
+stage computes their tables and ranks its candidates anew. In production, where stages take milliseconds, such
+searches have one."""
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 
@@ -155,7 +155,6 @@ def _print(done: list[dict[str, Any]]) -> None:
     staged = Table(title="staged against one go, interleaved")
     for heading in (
         "index",
-        "plan",
         "stages",
         "one go ms",
         "staged ms",
@@ -168,8 +167,7 @@ def _print(done: list[dict[str, Any]]) -> None:
         for plan in row["staged"]:
             staged.add_row(
                 row["kind"],
-                str(plan["plan"]),
-                f"{plan['stages']:.1f}",
+                str(plan["stages"]),
                 f"{plan['one_go_ms']:.3f}",
                 f"{plan['staged_ms']:.3f}",
                 f"{plan['ratio']:.3f}",
@@ -188,8 +186,8 @@ def _broken(done: list[dict[str, Any]]) -> list[str]:
         for plan in row["staged"]:
             if plan["different"]:
                 broken.append(f"{row['kind']}: {plan['different']} staged searches differ from one go")
-            is_long = plan["one_go_ms"] >= STAGED_FROM_MS
-            if plan["plan"] == 4 and is_long and plan["ratio"] > STAGED_RATIO:
+            is_bound = row["kind"] == "ivf" and plan["stages"] == 4
+            if is_bound and plan["ratio"] > STAGED_RATIO:
                 broken.append(f"{row['kind']}: four stages take {plan['ratio']:.2f} of one go")
     return broken
 

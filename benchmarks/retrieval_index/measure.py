@@ -16,20 +16,19 @@ import numpy as np
 from benchmarks.retrieval_index.vectors import DIMENSIONS, mapped
 from mygo.config_retrieval import RetrievalConfig
 from mygo.retrieval.index import VectorIndex, Vectors
+from mygo.retrieval.ivf import IvfIndex
 from mygo.retrieval.kinds import IndexBuilder
+from mygo.retrieval.stages import even_ends
 
 RESULTS = 10
 STAGES = (2, 4, 8)
-"""Plans of staged searches: the mean time in one go over this many."""
+"""Of staged searches, even in lists."""
 _ADDED_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    plan: int
-    """Stages that were aimed at."""
-    stages: float
-    """Mean of those that there were."""
+    stages: int
     one_go_ms: float
     staged_ms: float
     """Means per query of the searching thread's CPU time, interleaved."""
@@ -79,11 +78,9 @@ def measure(folder: Path, config: RetrievalConfig, vectors: int) -> Measured:
     for number, question in enumerate(questions):
         took_s[number], (_, rows) = _timed(lambda question=question: index.search(question, RESULTS))
         hits += len(np.intersect1d(rows, truth[number], assume_unique=True))
-    staged = [
-        _staged(index, asked_staged, plan, float(took_s.mean()))
-        for plan in STAGES
-        if len(asked_staged) and config.index in ("ivf", "ivfpq")
-    ]
+    staged = []
+    if len(asked_staged) and isinstance(index, IvfIndex):
+        staged = [_staged(index, asked_staged, stages) for stages in STAGES]
     return Measured(
         kind=config.index,
         settings=_settings(config),
@@ -112,31 +109,29 @@ def _built(data: Vectors, config: RetrievalConfig, folder: Path) -> VectorIndex:
     return index
 
 
-def _staged(index: VectorIndex, questions: Vectors, plan: int, mean_s: float) -> Staged:
-    stage_s = mean_s / plan
+def _staged(index: IvfIndex, questions: Vectors, stages: int) -> Staged:
+    ends = even_ends(index.probes(RESULTS), stages)
     one_go_s = staged_s = 0.0
-    different = stages = 0
-    final_after = np.zeros(plan)
+    different = 0
+    final_after = np.zeros(stages)
     for number, question in enumerate(questions):
         if number % 2:
             one_go_took_s, one_go = _timed(lambda question=question: [index.search(question, RESULTS)])
         staged_took_s, parts = _timed(
-            lambda question=question: list(index.search_staged(question, RESULTS, stage_s))
+            lambda question=question: list(index.search_by_plan(question, RESULTS, ends))
         )
         if not number % 2:
             one_go_took_s, one_go = _timed(lambda question=question: [index.search(question, RESULTS)])
         one_go_s += one_go_took_s
         staged_s += staged_took_s
-        stages += len(parts)
         scores, rows = one_go[0]
         different += not (np.array_equal(parts[-1].rows, rows) and np.array_equal(parts[-1].scores, scores))
         is_final = [np.array_equal(part.rows, rows) for part in parts]
         settled = len(parts) - next((i for i, same in enumerate(reversed(is_final)) if not same), len(parts))
-        final_after[min(settled, plan - 1) :] += 1
+        final_after[min(settled, stages - 1) :] += 1
     count = len(questions)
     return Staged(
-        plan=plan,
-        stages=stages / count,
+        stages=stages,
         one_go_ms=one_go_s / count * 1e3,
         staged_ms=staged_s / count * 1e3,
         ratio=staged_s / one_go_s,

@@ -7,8 +7,9 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ _CANDIDATES_PER_RESULT = 4
 """Vectors that the lists of a search hold on average, at least: few lists cannot have many results."""
 _FIRST_S_PER_VECTOR = 1e-7
 """Of comparing one vector, until it was measured."""
-_NO_LIST = -1
-"""FAISS passes it by."""
 _MEASURED_WEIGHT = 0.1
 """Of the latest measurement."""
 
@@ -67,8 +66,6 @@ class IvfIndex:
             self._keep_lists_on_disk()
         # row id -> place in its list, so that removals and reconstruction need no scan
         trained.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
-        # each search names its lists; for those that it finds itself, FAISS wants this many names
-        trained.nprobe = trained.nlist
 
     def __len__(self) -> int:
         return int(self._faiss.ntotal)
@@ -105,33 +102,60 @@ class IvfIndex:
         return np.asarray(self._faiss.reconstruct_batch(rows), np.float32)
 
     def search(self, vector: Vectors, k: int) -> tuple[Scores, Rows]:
-        return self._filled(vector, k, self._searched(vector, k, self._probes(k)))
+        (found,) = self.search_by_plan(vector, k, [self.probes(k)])
+        return found.scores, found.rows
 
     def search_staged(self, vector: Vectors, k: int, stage_s: float) -> Iterator[Partial]:
-        """Finds the nearest lists once, then searches them in groups, nearest first (as RAGCache does)."""
-        probes = self._probes(k)
-        ends = stage_ends(probes, self._usual_vectors(probes) * self._s_per_vector, stage_s)
-        if len(ends) == 1:
-            yield Partial(*self.search(vector, k), is_last=True)
-            return
-        query = vector[np.newaxis, :]
-        nearness = np.zeros((1, self._faiss.nlist), np.float32)
-        nearness[:, :probes], lists = self._faiss.quantizer.search(query, probes)
-        found = _Found(self._candidates(k), are_coded=self._stored is not None)
-        for start, end in zip([0, *ends], ends, strict=False):
-            began_s = time.perf_counter()
-            stage_lists = np.full_like(nearness, _NO_LIST, np.int64)
-            stage_lists[0, start:end] = lists[0, start:end]
-            new = found.add(*self._faiss.search_preassigned(query, found.most, stage_lists, nearness))
-            if self._stored is None:
-                scores, rows = found.scores[:k], found.rows[:k]
-            else:
-                found.true_scores[new] = self._true_scores(vector, found.rows[new])
-                scores, rows = best(found.true_scores, found.rows, k)
-            self._measured(time.perf_counter() - began_s, self._usual_vectors(end - start))
-            if is_last := end == probes:
-                scores, rows = self._filled(vector, k, (scores, rows))
+        probes = self.probes(k)
+        predicted_s = self._usual_vectors(probes) * self._s_per_vector
+        return self.search_by_plan(vector, k, stage_ends(probes, predicted_s, stage_s))
+
+    def search_by_plan(self, vector: Vectors, k: int, ends: Sequence[int]) -> Iterator[Partial]:
+        """Finds the nearest lists once, then searches them in groups, nearest first (as RAGCache does).
+
+        ``ends``: where each stage ends among the nearest lists, rising. Only the last one decides what is
+        found in the end.
+        """
+        began_s = time.perf_counter()
+        query, probes = np.ascontiguousarray(vector[np.newaxis, :], np.float32), ends[-1]
+        nearness, lists = self._faiss.quantizer.search(query, probes)
+        self._faiss.invlists.prefetch_lists(faiss.swig_ptr(lists), probes)
+        most = self._candidates(k)
+        found = (
+            _Found(len(ends), most)
+            if self._stored is None
+            else _FoundByCode(len(ends), most, k, self._stored, vector)
+        )
+        searches = [
+            (
+                1,
+                faiss.swig_ptr(query),
+                most,
+                faiss.swig_ptr(lists[0, start:end]),
+                faiss.swig_ptr(nearness[0, start:end]),
+                *room,
+                False,
+                _probing(end - start),
+            )
+            for start, end, room in zip([0, *ends], ends, found.of_stages, strict=False)
+        ]
+        took_s = 0.0
+        for stage, search in enumerate(searches):
+            # the C++ method: the Python one wants as many lists as the index has
+            self._faiss.search_preassigned_c(*search)
+            scores, rows = found.best(stage)
+            took_s += time.perf_counter() - began_s
+            if is_last := stage == len(ends) - 1:
+                self._measured(took_s, self._usual_vectors(probes))
+                scores, rows = self._filled(vector, k, probes, (scores, rows))
             yield Partial(scores, rows, is_last)
+            began_s = time.perf_counter()
+
+    def probes(self, k: int) -> int:
+        """Lists that a search for ``k`` results looks into."""
+        per_list = max(1, len(self)) / self._faiss.nlist
+        needed = math.ceil(_CANDIDATES_PER_RESULT * k / per_list)
+        return int(min(max(self._settings.probes, needed), self._faiss.nlist))
 
     @property
     def outgrown(self) -> bool:
@@ -155,37 +179,18 @@ class IvfIndex:
             "trained_on": np.array([self._trained_on]),
         }
 
-    def _probes(self, k: int) -> int:
-        """Lists to search for ``k`` results."""
-        per_list = max(1, len(self)) / self._faiss.nlist
-        needed = math.ceil(_CANDIDATES_PER_RESULT * k / per_list)
-        return int(min(max(self._settings.probes, needed), self._faiss.nlist))
-
-    def _searched(self, vector: Vectors, k: int, probes: int) -> tuple[Scores, Rows]:
-        began_s = time.perf_counter()
-        parameters = _FAISS.SearchParametersIVF(nprobe=probes)
-        scores, rows = self._faiss.search(vector[np.newaxis, :], self._candidates(k), params=parameters)
-        if self._stored is not None:
-            rows = rows[:, rows[0] >= 0]
-            scores = self._true_scores(vector, rows[0])[np.newaxis, :]
-        self._measured(time.perf_counter() - began_s, self._usual_vectors(probes))
-        return best(scores[0], rows[0], k)
-
-    def _filled(self, vector: Vectors, k: int, found: tuple[Scores, Rows]) -> tuple[Scores, Rows]:
+    def _filled(
+        self, vector: Vectors, k: int, probes: int, found: tuple[Scores, Rows]
+    ) -> tuple[Scores, Rows]:
         """What was found, or if that is less than there is because the nearest lists are small, the best of
         all lists: who asks for ``k`` and gets fewer takes it that there are no more."""
-        if len(found[1]) >= min(k, len(self)):
+        if len(found[1]) >= min(k, len(self)) or probes == self._faiss.nlist:
             return found
-        return self._searched(vector, k, self._faiss.nlist)
+        (of_all,) = self.search_by_plan(vector, k, [self._faiss.nlist])
+        return of_all.scores, of_all.rows
 
     def _candidates(self, k: int) -> int:
         return k if self._stored is None else min(k * self._settings.rerank_factor, max(k, len(self)))
-
-    def _true_scores(self, vector: Vectors, rows: Rows) -> Scores:
-        """Row by row: a matrix product may round a row differently beside other rows."""
-        assert self._stored is not None
-        scores: Scores = np.einsum("ij,j->i", self._stored[rows], vector)
-        return scores
 
     def _usual_vectors(self, lists: int) -> float:
         """That a search of so many lists compares, if all were of a size."""
@@ -203,30 +208,61 @@ class IvfIndex:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
 
+@lru_cache(maxsize=1024)
+def _probing(lists: int) -> Any:
+    return _FAISS.SearchParametersIVF(nprobe=lists)
+
+
 class _Found:
-    """The best candidates of the stages so far, by the scores of the lists, best first."""
+    """The best of each stage, and of all stages so far: by the scores of the lists, best first.
 
-    def __init__(self, most: int, *, are_coded: bool) -> None:
+    FAISS writes and merges them, through pointers that are taken beforehand. A stage drives megabytes through
+    the processor's caches, and whatever Python does after it takes several times as long as usual.
+    """
+
+    def __init__(self, stages: int, most: int) -> None:
         self.most = most
-        self._are_coded = are_coded
-        self.scores = np.empty(0, np.float32)
-        self.rows = np.empty(0, np.int64)
-        self.true_scores = np.empty(0, np.float32)
-        """Of coded candidates: what the caller has computed of them."""
+        self._scores = np.empty((2, stages, most), np.float32)
+        self._labels = np.empty((2, stages, most), np.int64)
+        self.of_stages, self._so_far = (
+            [
+                (faiss.swig_ptr(self._scores[part, stage]), faiss.swig_ptr(self._labels[part, stage]))
+                for stage in range(stages)
+            ]
+            for part in (0, 1)
+        )
+        """Where scores and rows go: ``most``, row -1 where there are fewer."""
 
-    def add(self, scores: Scores, rows: Rows) -> Rows:
-        """[1, most] each, as FAISS gives them: best first, row -1 where it found fewer. Returns the places
-        of those that are new among the best."""
-        count = int(np.count_nonzero(rows[0] >= 0))
-        before = len(self.scores)
-        if not before:
-            self.scores, self.rows = scores[0, :count], rows[0, :count]
-            self.true_scores = self.scores.copy()
-            return np.arange(count)
-        both = np.concatenate([self.scores, scores[0, :count]])
-        order = np.argsort(-both, kind="stable")[: self.most]
-        self.scores = both[order]
-        self.rows = np.concatenate([self.rows, rows[0, :count]])[order]
-        if self._are_coded:
-            self.true_scores = np.concatenate([self.true_scores, scores[0, :count]])[order]
-        return np.flatnonzero(order >= before)
+    def best(self, stage: int) -> tuple[Scores, Rows]:
+        """[n], n <= most, of the stages until this one."""
+        part = min(stage, 1)
+        if stage:
+            _FAISS.merge_knn_results_CMax(1, self.most, stage + 1, *self.of_stages[0], *self._so_far[stage])
+        scores, labels = self._scores[part, stage], self._labels[part, stage]
+        found = self.most if labels[-1] >= 0 else int(np.count_nonzero(labels >= 0))
+        return scores[:found], labels[:found]
+
+
+class _FoundByCode(_Found):
+    """Compares what the codes say is best by the whole vectors, each once."""
+
+    def __init__(self, stages: int, most: int, k: int, stored: StoredVectors, vector: Vectors) -> None:
+        super().__init__(stages, most)
+        self._k = k
+        self._stored = stored
+        self._vector = vector
+        self._rows = np.empty(stages * most, np.int64)
+        self._true_scores = np.full(stages * most, np.nan, np.float32)
+
+    def best(self, stage: int) -> tuple[Scores, Rows]:
+        """[n], n <= k."""
+        # what is merged are places, by which true scores are found again
+        places = np.arange(stage * self.most, (stage + 1) * self.most)
+        labels = self._labels[0, stage]
+        self._rows[places] = labels
+        labels[:] = np.where(labels >= 0, places, -1)
+        _, places = super().best(stage)
+        new = places[np.isnan(self._true_scores[places])]
+        # row by row: a matrix product may round a row differently beside other rows
+        self._true_scores[new] = np.einsum("ij,j->i", self._stored[self._rows[new]], self._vector)
+        return best(self._true_scores[places], self._rows[places], self._k)

@@ -43,7 +43,7 @@ def test_measure_finds_the_truth_and_no_difference_between_staged_and_one_go(fol
     measured = measure(folder, config, vectors=3000)
     assert measured.recall == 1.0
     assert measured.queries_per_s > 0
-    assert [plan.plan for plan in measured.staged] == ([2, 4, 8] if kind == "ivf" else [])
+    assert [plan.stages for plan in measured.staged] == ([2, 4, 8] if kind == "ivf" else [])
     for plan in measured.staged:
         assert plan.different == 0
         assert plan.final_after[-1] == 1.0

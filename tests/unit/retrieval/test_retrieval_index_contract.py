@@ -17,6 +17,7 @@ from retrieval_cases import shard_config
 from mygo.config_retrieval import RetrievalConfig
 from mygo.errors import ConfigError
 from mygo.retrieval.index import IndexKind, Rows, VectorIndex, Vectors
+from mygo.retrieval.ivf import IvfIndex
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.stages import MAX_STAGES, stage_ends
 
@@ -155,6 +156,29 @@ def test_last_stage_is_the_search_in_one_go(build: Build, stage_s: float, probes
             assert len(part.rows) == len(set(part.rows.tolist())) <= 10
             assert part.scores.sum() + 1e-3 >= before or len(part.scores) < 10
             before = float(part.scores.sum()) if len(part.scores) == 10 else -1.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_last_stage_does_not_depend_on_the_plan(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["ivf", "ivf on disk", "ivfpq"]))
+    count = data.draw(st.integers(300, 700))
+    config = CONFIGS[name].model_copy(update={"ivf_probes": data.draw(st.integers(1, 60))})
+    index = IndexBuilder(DIMENSIONS, config).built(units(count), count)
+    assert isinstance(index, IvfIndex)
+    index.add(ids(0, count), units(count))
+    k = data.draw(st.sampled_from([1, 10, 200, 1000]))
+    probes = index.probes(k)
+    ends = sorted({*data.draw(st.sets(st.integers(1, probes))), probes})
+    for query in units(3, seed=data.draw(st.integers(0, 99))):
+        scores, rows = index.search(query, k)
+        parts = list(index.search_by_plan(query, k, ends))
+        assert [part.is_last for part in parts] == [False] * (len(ends) - 1) + [True]
+        assert np.array_equal(parts[-1].rows, rows)
+        assert np.array_equal(parts[-1].scores, scores)
+        for part in parts:
+            assert np.all(np.diff(part.scores) <= 0)
+            np.testing.assert_allclose(part.scores, units(count)[part.rows] @ query, atol=1e-5)
 
 
 def test_inverted_lists_are_searched_in_several_stages_when_these_are_short(tmp_path: Path) -> None:
