@@ -26,7 +26,8 @@ Why
 - A search among given documents compares all their vectors, whatever the index's kind: filters that leave
   little need neither a walk through a store nor luck with an approximate index.
 - Staged search finds the nearest lists once and searches them in groups, so the last stage is the search
-  in one go, score for score. Only inverted lists have a nearest-first order that can be cut; HNSW has one stage.
+  in one go, score for score. Only inverted lists have a nearest-first order that can be cut; HNSW has one
+  stage.
 - Texts lie on disk, in SQLite: memory holds what ranks passages, and reads the few texts that are given.
   Words are searched by its FTS5: BM25 with updates and deletes, in every Python. The file has no name and
   is filled again from the snapshot at a restart. Fusion uses ranks, since BM25's scores compare
