@@ -21,6 +21,11 @@ _RANGES: Final = {"gt": ">=", "gte": ">=", "lt": "<=", "lte": "<="}
 _LEAST_INT, _GREATEST_INT = -(2**63), 2**63 - 1
 _PARTS: Final = 256
 """Comparisons of a filter, or values of one, that are looked up: each costs a look-up, whatever it finds."""
+_READS: Final = 8
+"""Entries of the index that are read for a filter at most, as a multiple of the files that it may leave."""
+_FIRST_LOOK: Final = 64
+"""Parts of an ``and`` may leave this much less at a first look: many wide ones must not use up what may be
+read before the narrow one among them is found."""
 _ROWS_AT_ONCE: Final = 500
 
 _TABLE = (
@@ -69,9 +74,9 @@ def files_matching(
 ) -> dict[StoreId, list[DocId]] | None:
     """The files of the stores that pass; None if it would take too much to tell, or to search them.
 
-    Reads a few times ``most_files`` entries at most, however large the stores are.
+    Reads 8 times ``most_files`` entries at most, however large the stores and the filter are.
     """
-    candidates = _Candidates(connection, store_ids).of(condition, most_files)
+    candidates = _Candidates(connection, store_ids, _READS * most_files).of(condition, most_files)
     if candidates is None:
         return None
     found: dict[StoreId, list[DocId]] = {}
@@ -86,8 +91,10 @@ def files_matching(
 class _Candidates:
     """Asks the index. What it finds is all that passes and may be more."""
 
-    def __init__(self, connection: sqlite3.Connection, store_ids: Sequence[StoreId]) -> None:
+    def __init__(self, connection: sqlite3.Connection, store_ids: Sequence[StoreId], reads: int) -> None:
+        """``reads``: entries that all look-ups together may read."""
         self._connection = connection
+        self._reads = reads
         self._stores = json.dumps(list(store_ids))
         self._parts = _PARTS
 
@@ -96,20 +103,27 @@ class _Candidates:
         if isinstance(condition, Comparison):
             return self._compared(condition, most)
         if condition.operator == "and":
-            narrowest: set[int] | None = None
-            for part in condition.filters:
-                # another part helps only if it leaves fewer
-                found = self.of(part, most if narrowest is None else len(narrowest))
-                if found is not None:
-                    narrowest = found if narrowest is None else narrowest & found
-            return narrowest
+            narrowest = self._narrowest(condition.filters, most // _FIRST_LOOK)
+            return self._narrowest(condition.filters, most) if narrowest is None else narrowest
         united: set[int] = set()
         for part in condition.filters:
             found = self.of(part, most)
             if found is None:
                 return None
             united |= found
-        return united if len(united) <= most else None
+            if len(united) > most:
+                return None
+        return united
+
+    def _narrowest(self, parts: Sequence[Filter], most: int) -> set[int] | None:
+        """What passes all parts that leave no more than ``most``; None if there is no such part."""
+        narrowest: set[int] | None = None
+        for part in parts:
+            # another part helps only if it leaves fewer
+            found = self.of(part, most if narrowest is None else len(narrowest))
+            if found is not None:
+                narrowest = found if narrowest is None else narrowest & found
+        return narrowest
 
     def _compared(self, comparison: Comparison, most: int) -> set[int] | None:
         if comparison.operator in ("ne", "nin"):
@@ -121,8 +135,10 @@ class _Candidates:
             self._parts -= 1
             if self._parts < 0:
                 return None
-            files.update(self._files(comparison.key, operator, value, most + 1))
-            if len(files) > most:
+            found = self._files(comparison.key, operator, value, min(most, self._reads) + 1)
+            self._reads -= len(found)
+            files.update(found)
+            if self._reads < 0 or len(files) > most:
                 return None
         return files
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -27,12 +27,10 @@ async def reply(response: Awaitable[T], who: str) -> T:
     """
     try:
         async with asyncio.timeout(REPLY_S):
-            return await response
+            return await outlived(response, who)
     except RayTaskError as error:
-        raise cause(error) from error
-    except (RayError, RayServeException, asyncio.CancelledError) as error:
-        if isinstance(error, asyncio.CancelledError) and is_cancelled():
-            raise
+        raise_cause(error)
+    except (RayError, RayServeException) as error:
         raise Unavailable(f"the {who} is being restarted; try again shortly", retry_after_s=5.0) from error
     except TimeoutError as error:
         raise Unavailable(
@@ -40,10 +38,23 @@ async def reply(response: Awaitable[T], who: str) -> T:
         ) from error
 
 
-def cause(error: BaseException) -> BaseException:
-    """The MygoError inside a Ray error, or the error itself."""
+async def outlived(work: Awaitable[T], who: str = "other part") -> T:
+    """Await calls of other parts. CancelledError means that the current task is being cancelled: where Ray
+    raises it because the callee's task was, this raises Unavailable, which what should go on can catch."""
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        raise Unavailable(f"the {who} cancelled the call; try again shortly", retry_after_s=5.0) from error
+
+
+def raise_cause(error: BaseException) -> NoReturn:
+    """Raise the MygoError inside a Ray error, or the error itself."""
     inner: Any = error.cause if isinstance(error, RayTaskError) else error
-    return inner if isinstance(inner, MygoError) else error
+    if inner is error or not isinstance(inner, MygoError):
+        raise error
+    raise inner from error
 
 
 def is_loss(error: BaseException) -> bool:

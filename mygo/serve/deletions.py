@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ray.serve.handle import DeploymentHandle
 
-from mygo.serve.calls import reply
+from mygo.serve.calls import outlived, reply
 from mygo.serve.librarian import Deletions
 from mygo.types import WorkerId
 
@@ -71,9 +71,7 @@ class DeletionFollower:
     async def _until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
-                return await ask()
-            except asyncio.CancelledError:
-                raise
+                return await outlived(ask())
             except Exception as error:
                 logger.warning("cannot follow deletions, will try again: %s", error)
                 await asyncio.sleep(RETRY_S)

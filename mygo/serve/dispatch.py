@@ -22,7 +22,7 @@ from mygo.config import Config
 from mygo.directory import Announcement, Replica
 from mygo.errors import Unavailable, WorkerLost
 from mygo.routing import RoutingDesk
-from mygo.serve.calls import cause, is_loss, unpack
+from mygo.serve.calls import is_loss, outlived, raise_cause, unpack
 from mygo.speculation import Quote
 from mygo.types import (
     GenerateRequest,
@@ -41,6 +41,7 @@ FOLLOW_WITH_SIBLINGS_S = 0.02
 FOLLOW_INTERVAL_S = 0.5
 """Pause between two updates from the directory. A call between replicas costs milliseconds of CPU, and
 what this ingress sent it knows by itself."""
+FOLLOW_RETRY_S = 0.5
 MAX_ANNOUNCED = 4096
 """Announcements kept for a directory that is away; older ones time out there by themselves."""
 WORKER_WAIT_S = 30.0
@@ -108,7 +109,7 @@ class Generation:
                 raise  # ours: whoever cancels closes it
             self._finish(lost=lost and _is_workers(error))
             if not lost:
-                raise cause(error) from error
+                raise_cause(error)
             raise WorkerLost(
                 "the worker died while it was answering: what was sent is all there is; ask again"
             ) from error
@@ -160,15 +161,13 @@ class Dispatcher:
             if has_siblings:  # what a directory that is away did not hear is told again
                 announced = (announced + fresh)[-MAX_ANNOUNCED:]
             try:
-                changes = await self._remote_directory.sync.remote(
-                    self.directory.version, announced, FOLLOW_WAIT_S
+                changes = await outlived(
+                    self._remote_directory.sync.remote(self.directory.version, announced, FOLLOW_WAIT_S)
                 )
-            except asyncio.CancelledError:
-                raise
-            except (RayError, RayServeException) as error:
+            except (RayError, RayServeException, Unavailable) as error:
                 # go on with the copy: hints may be stale, answers are not
                 logger.warning("directory is away, keeping the last known state: %s", error)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(FOLLOW_RETRY_S)
                 continue
             announced = ()
             try:
@@ -207,7 +206,7 @@ class Dispatcher:
                 self._over(request.request_id, route.worker, lost and _is_workers(error), has_begun=False)
                 stream.cancel()  # also when lost: a worker that is only out of reach must not compute on
                 if not lost:
-                    raise cause(error) from error
+                    raise_cause(error)
                 logger.warning("worker %s lost before the first token: %r", route.worker, error)
                 tried.add(route.worker)
                 continue

@@ -207,8 +207,6 @@ class Ingress(CorpusService):
                     status = await reply(self._librarian.status.remote(), "librarian")
                     position = int(status["position"])
                 entries = await reply(self._librarian.read.remote(position, 256, JOURNAL_WAIT_S), "librarian")
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
                 logger.warning("cannot follow the journal: %s", error)
                 await asyncio.sleep(1.0)

@@ -9,6 +9,7 @@ from typing import Protocol
 from ray.serve.handle import DeploymentHandle
 
 from mygo.directory import Applied
+from mygo.serve.calls import outlived
 from mygo.types import WorkerInfo, WorkerReport
 
 logger = logging.getLogger(__name__)
@@ -36,16 +37,14 @@ async def keep_reporting(directory: DeploymentHandle, info: WorkerInfo, source: 
     while True:
         try:
             if not joined:
-                await directory.join.remote(info)
+                await outlived(directory.join.remote(info))
                 report = await source.snapshot()
                 joined = True
             else:
                 report = await source.next_report(HEARTBEAT_S)
-            outcome = await directory.report.remote(report)
+            outcome = await outlived(directory.report.remote(report))
             joined = outcome in (Applied.APPLIED, Applied.DUPLICATE)
             await asyncio.sleep(REPORT_INTERVAL_S)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             # the directory is being replaced: it will want to be told everything
             logger.warning("report failed, will introduce itself again: %s", error)

@@ -29,7 +29,7 @@ from mygo.retrieval import Replayer, SearchResult, Shard, ShardStages, Stage, We
 from mygo.retrieval.recent import LONGEST_KEPT_CHARS
 from mygo.retrieval.shard import Documents
 from mygo.retrieval.stored import scratch_folder
-from mygo.serve.calls import is_cancelled, reply
+from mygo.serve.calls import is_cancelled, outlived, reply
 from mygo.types import StoreId, TenantId
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ READ_LIMIT = 16
 """Documents per batch: a deletion behind them waits until they are embedded."""
 HEARTBEAT_S = 1.0
 READ_WAIT_S = 2.0
+RETRY_S = 1.0
 REBUILD_PAUSE_S = 60.0
 
 
@@ -159,19 +160,15 @@ class ShardServer:
     async def _follow(self) -> None:
         while True:
             try:
-                await self._catch_up()
-            except asyncio.CancelledError:
-                raise
+                await outlived(self._catch_up())
             except Exception as error:
                 logger.warning("shard %d cannot follow the journal, trying again: %s", self._index, error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(RETRY_S)
 
     async def _tell_how_far(self) -> None:
         while True:
             try:
-                await self._librarian.applied.remote(self._index, self._replayer.position)
-            except asyncio.CancelledError:
-                raise
+                await outlived(self._librarian.applied.remote(self._index, self._replayer.position))
             except Exception as error:
                 logger.warning("shard %d cannot reach the librarian: %s", self._index, error)
             await asyncio.sleep(HEARTBEAT_S)

@@ -183,10 +183,15 @@ class Searcher:
             for document, attributes in zip(documents, described, strict=True)
             if attributes is not None
         }
+        passing = {
+            document
+            for document, attributes in live.items()
+            if retrieval.filters is None or matches(retrieval.filters, attributes)
+        }
         kept = _distinct_texts(
             scored
             for scored in result.passages
-            if _document(scored) in live and _wanted(scored, live[_document(scored)], retrieval)
+            if _document(scored) in passing and not _below(scored, retrieval)
         )
         degraded = tuple(f"retrieval shard {shard} did not answer" for shard in result.missing_shards)
         return Found(kept[: retrieval.top_k], live, degraded, reuse, result.is_final, result.is_recent)
@@ -212,9 +217,3 @@ def _distinct_texts(ranked: Iterable[ScoredPassage]) -> list[ScoredPassage]:
 
 def _below(scored: ScoredPassage, retrieval: Retrieval) -> bool:
     return retrieval.min_score is not None and scored.score < retrieval.min_score
-
-
-def _wanted(scored: ScoredPassage, attributes: Attributes, retrieval: Retrieval) -> bool:
-    if _below(scored, retrieval):
-        return False
-    return retrieval.filters is None or matches(retrieval.filters, attributes)

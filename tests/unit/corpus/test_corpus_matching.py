@@ -6,12 +6,14 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mygo.corpus import Catalog, Library
+from mygo.corpus.matching import _Candidates
 from mygo.corpus.records import Attributes
 from mygo.filters import Comparison, Compound, Filter, Scalar, matches
 from mygo.types import PUBLIC, DocId, StoreId, TenantId
@@ -116,6 +118,42 @@ def test_one_narrow_part_is_enough_for_and(catalog: Catalog) -> None:
     for parts in ((lang, user), (user, lang), (Comparison("lang", "ne", "de"), user)):
         assert found(catalog, store, Compound("and", parts), 2) == {broad[4]}
     assert found(catalog, store, Compound("or", (lang, user)), 2) is None
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Entries of the index that each look-up read."""
+    lengths: list[int] = []
+    look_up = _Candidates._files
+
+    def counted(*args: Any) -> list[int]:
+        files = look_up(*args)
+        lengths.append(len(files))
+        return files
+
+    monkeypatch.setattr(_Candidates, "_files", counted)
+    return lengths
+
+
+@pytest.mark.parametrize("operator", ["and", "or"])
+def test_many_wide_parts_read_little(
+    catalog: Catalog, reads: list[int], operator: Literal["and", "or"]
+) -> None:
+    store = catalog.create_store(ACME).id
+    for number in range(20):
+        put(catalog, store, {"a": number})
+    wide = Compound(operator, (Comparison("a", "gte", 0),) * 200)
+    assert found(catalog, store, wide, 20) is None or operator == "and"
+    assert found(catalog, store, wide, 19) is None
+    assert sum(reads) <= 2 * (8 * 20 + 1)
+
+
+def test_narrow_part_behind_many_wide_ones_is_found(catalog: Catalog, reads: list[int]) -> None:
+    store = catalog.create_store(ACME).id
+    files = [put(catalog, store, {"a": number}) for number in range(200)]
+    wide = (Comparison("a", "gte", 0),) * 100
+    assert found(catalog, store, Compound("and", (*wide, Comparison("a", "eq", 7))), 128) == {files[7]}
+    assert sum(reads) <= 8 * 128 + 1
 
 
 def test_long_list_of_values_is_not_looked_up(catalog: Catalog) -> None:

@@ -93,7 +93,12 @@ def test_deletion_returns_when_every_worker_has_purged_it(tmp_path: Path, byte_t
     asyncio.run(scenario())
 
 
-def test_purge_is_tried_again_until_it_succeeds(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize(
+    "lost", [Unavailable("the engine did not answer"), asyncio.CancelledError("the engine's task was")]
+)
+def test_purge_is_tried_again_until_it_succeeds(
+    tmp_path: Path, byte_tokenizer: Tokenizer, lost: BaseException
+) -> None:
     async def scenario() -> None:
         async with open_librarian(tmp_path, byte_tokenizer) as librarian:
             store, file = await _stored(librarian, b"words")
@@ -102,7 +107,7 @@ def test_purge_is_tried_again_until_it_succeeds(tmp_path: Path, byte_tokenizer: 
             async def purge(tags: tuple[str, ...]) -> None:
                 tries.append(tags)
                 if len(tries) < 3:
-                    raise Unavailable("the engine did not answer")
+                    raise lost
 
             follower = _follower(librarian, purge)
             await follower.catch_up()

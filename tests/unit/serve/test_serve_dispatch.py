@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mygo.config import Config, RoutingConfig
 from mygo.directory import Directory
 from mygo.errors import BadRequest, Unavailable, WorkerLost
 from mygo.routing.desk import DEAD_S, SETTLE_S
+from mygo.serve import dispatch
 from mygo.serve.calls import pack
 from mygo.serve.dispatch import Dispatcher
 from mygo.types import (
@@ -158,6 +160,39 @@ def test_nothing_is_left_when_the_client_goes_away(begun: bool) -> None:
                 await waiting
         (stream,) = cluster.streams.values()
         assert stream.cancelled and not cluster.forgotten and cluster.open_requests() == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("lost", [ActorDiedError(), asyncio.CancelledError("the directory's task was")])
+def test_directory_is_followed_again_when_it_was_away(
+    monkeypatch: pytest.MonkeyPatch, lost: BaseException
+) -> None:
+    monkeypatch.setattr(dispatch, "FOLLOW_RETRY_S", 0.0)
+
+    async def run() -> None:
+        known = Directory("test")
+        known.join(WorkerInfo(A, "epoch", "m", 32, 4096, 2048, ProfileGrid((0,), (32,), ((0.1,),))))
+        followed, answers = asyncio.Event(), iter([lost, known.snapshot()])
+
+        async def sync(*told: Any) -> Any:
+            answer = next(answers, None)
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer is None:
+                followed.set()
+                await asyncio.get_running_loop().create_future()
+            return answer
+
+        monkeypatch.setattr(dispatch, "FOLLOW_INTERVAL_S", 0.0)
+        cluster = Cluster(lambda worker: [])
+        cluster.dispatcher._remote_directory = SimpleNamespace(sync=SimpleNamespace(remote=sync))  # type: ignore[assignment]
+        following = asyncio.create_task(cluster.dispatcher.follow())
+        await asyncio.wait({following, asyncio.create_task(followed.wait())}, return_when="FIRST_COMPLETED")
+        assert followed.is_set()
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
 
     asyncio.run(run())
 

@@ -32,10 +32,16 @@ class Source:
         return self._report(False)
 
 
+def cancel_this_task() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
 class Directory:
     """Answers as scripted, an exception included, and ends the test when the script does."""
 
-    def __init__(self, answers: list[Applied | Exception]) -> None:
+    def __init__(self, answers: list[Applied | BaseException]) -> None:
         self._answers = answers
         self.heard: list[str] = []
         self.join = SimpleNamespace(remote=self._join)
@@ -48,9 +54,10 @@ class Directory:
     async def _report(self, report: WorkerReport) -> Applied:
         self.heard.append(f"snapshot {report.sequence}" if report.snapshot else f"report {report.sequence}")
         if not self._answers:
-            raise asyncio.CancelledError
+            cancel_this_task()
+            await asyncio.sleep(0)
         answer = self._answers.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -61,7 +68,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "HEARTBEAT_S", 0.0)
 
 
-def _heard(*answers: Applied | Exception) -> list[str]:
+def _heard(*answers: Applied | BaseException) -> list[str]:
     directory: Any = Directory(list(answers))
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(reporting.keep_reporting(directory, INFO, Source()))
@@ -80,6 +87,7 @@ def test_worker_introduces_itself_again_when_the_directory_lost_track(lost: Appl
     assert _heard(Applied.APPLIED, lost) == ["join", "snapshot 0", "report 1", "join", "snapshot 2"]
 
 
-def test_worker_introduces_itself_again_when_the_directory_was_away() -> None:
-    heard = _heard(Applied.APPLIED, RuntimeError("replaced"), Applied.APPLIED)
+@pytest.mark.parametrize("lost", [RuntimeError("replaced"), asyncio.CancelledError("its task was")])
+def test_worker_introduces_itself_again_when_the_directory_was_away(lost: BaseException) -> None:
+    heard = _heard(Applied.APPLIED, lost, Applied.APPLIED)
     assert heard == ["join", "snapshot 0", "report 1", "join", "snapshot 2", "report 3"]

@@ -17,6 +17,7 @@ from mygo.corpus import Upsert
 from mygo.errors import Unavailable
 from mygo.retrieval import SearchResult, Shard, Stage, Weights, snapshot
 from mygo.retrieval.kinds import IndexBuilder
+from mygo.serve import retriever
 from mygo.serve.retriever import Query, Retriever, ShardServer
 from mygo.types import PUBLIC, ContentHash, DocId, Passage, ScoredPassage, StoreId, TenantId
 
@@ -68,7 +69,9 @@ def vectors(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 class Librarian:
     """A journal of one file with ``passages``, half of which have the word lynx."""
 
-    def __init__(self, passages: int) -> None:
+    def __init__(self, passages: int, cancels: int = 0) -> None:
+        """``cancels``: calls of each kind that it answers by cancelling them."""
+        self._cancels = {"read": cancels, "applied": cancels}
         texts = [f"{'lynx' if number % 2 else 'fox'} {number}" for number in range(passages)]
         file = DocId("file")
         parts = tuple(
@@ -82,13 +85,20 @@ class Librarian:
         return {"position": 1}
 
     async def read(self, after: int, limit: int, wait_s: float) -> list[Upsert]:
+        self._cancel("read")
         if after < 1:
             return self._entries
         await asyncio.sleep(wait_s)
         return []
 
     async def applied(self, shard: int, position: int) -> None:
+        self._cancel("applied")
         self.position = position
+
+    def _cancel(self, call: str) -> None:
+        self._cancels[call] -= 1
+        if self._cancels[call] >= 0:
+            raise asyncio.CancelledError
 
 
 class Embedder:
@@ -100,7 +110,7 @@ class Embedder:
 
 
 @contextlib.asynccontextmanager
-async def shard_server(folder: Path, passages: int = 400) -> AsyncIterator[ShardServer]:
+async def shard_server(folder: Path, passages: int = 400, cancels: int = 0) -> AsyncIterator[ShardServer]:
     """With its index built."""
     config = parse(
         {
@@ -108,7 +118,7 @@ async def shard_server(folder: Path, passages: int = 400) -> AsyncIterator[Shard
             "retrieval": {"shards": 1, "approximate_from_vectors": 300, "ivf_probes": 40, "stage_s": 1e-9},
         }
     )
-    librarian = Librarian(passages)
+    librarian = Librarian(passages, cancels)
     server = ShardServer.__new__(ShardServer)
     await server.__init__(0, config, Handle(librarian), Handle(Embedder()))  # type: ignore[misc]
     try:
@@ -118,6 +128,19 @@ async def shard_server(folder: Path, passages: int = 400) -> AsyncIterator[Shard
     finally:
         for task in server._background:
             task.cancel()
+
+
+def test_shard_server_follows_on_when_the_librarian_cancels_its_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retriever, "RETRY_S", 0.0)
+    monkeypatch.setattr(retriever, "HEARTBEAT_S", 0.0)
+
+    async def check() -> None:
+        async with asyncio.timeout(60), shard_server(tmp_path, cancels=3) as server:
+            assert not any(task.done() for task in server._background)
+
+    asyncio.run(check())
 
 
 async def collected(stages: AsyncIterator[Any]) -> list[Any]:
@@ -172,17 +195,18 @@ def test_stages_of_a_shard_server_raise_what_the_search_failed_with(tmp_path: Pa
 def test_searches_go_on_while_a_snapshot_is_written_and_an_update_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = threading.Event()
+    begun, written = threading.Event(), threading.Event()
 
     def save_slowly(shard: Shard, *arguments: Any) -> None:
         with shard.frozen():
+            begun.set()
             written.wait(300)
 
     async def check() -> None:
         async with shard_server(tmp_path) as server:
             monkeypatch.setattr(snapshot, "save", save_slowly)
             saving = asyncio.create_task(server._save())
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(begun.wait, 60)
             updating = asyncio.create_task(server._updating(server._shard.delete, STORE, DocId("file")))
             await asyncio.sleep(0.05)
             try:

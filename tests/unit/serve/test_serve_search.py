@@ -18,6 +18,7 @@ from mygo.config import parse
 from mygo.filters import Comparison, Filter, matches
 from mygo.retrieval import Stage
 from mygo.retrieval.shard import Documents
+from mygo.serve import search
 from mygo.serve.search import Found, Searcher
 from mygo.types import ContentHash, DocId, Passage, Reuse, ScoredPassage, StoreId, TenantId
 
@@ -56,6 +57,7 @@ class Corpus:
         rerank: Callable[[str, list[str]], Any] | None = None,
         timeout_s: float = 5.0,
         most_matching: int | None = None,
+        passages_each: int = 1,
     ) -> None:
         self.asked: list[int] = []
         self.among: list[list[str] | None] = []
@@ -64,7 +66,10 @@ class Corpus:
         self.position = self.shard_position = 1
         self.attributes = list(attributes)
         passages = [
-            ScoredPassage(Passage(DocId(str(i)), 0, text, ContentHash(text), STORE), score)
+            ScoredPassage(
+                Passage(DocId(str(i // passages_each)), i % passages_each, text, ContentHash(text), STORE),
+                score,
+            )
             for i, (score, text) in enumerate(zip(scores, texts or map(str, range(len(scores))), strict=True))
         ]
 
@@ -141,6 +146,20 @@ def test_search_goes_on_when_a_filter_leaves_too_few() -> None:
     corpus = Corpus([1 - i / 100 for i in range(100)], [{"odd": i % 8 == 7} for i in range(100)])
     assert ids(corpus.search(filters=Comparison("odd", "eq", True))) == ["7", "15", "23", "31"]
     assert corpus.asked == [4, 16, 64]
+
+
+def test_filter_is_asked_once_per_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Attributes] = []
+
+    def counted(condition: Filter, attributes: Attributes) -> bool:
+        asked.append(attributes)
+        return matches(condition, attributes)
+
+    monkeypatch.setattr(search, "matches", counted)
+    users: list[Attributes | None] = [{"user": "x"}, {"user": "y"}]
+    corpus = Corpus([1 - i / 10 for i in range(8)], users, passages_each=4)
+    assert ids(corpus.search(filters=user_is("x"))) == ["0"] * 4
+    assert asked == [{"user": "x"}]
 
 
 def user_is(user: str) -> Comparison:
