@@ -1,6 +1,7 @@
 """The quality guard over many lives, fed with divergences that ``mygo calibrate`` has measured.
 
-    python -m benchmarks.guard_lives FOLDER [--share 0.15] [--requests 2000] [--lives 1000]
+    python -m benchmarks.guard_lives FOLDER [--method first_tokens] [--share 0.15] [--requests 2000]
+        [--lives 1000]
 
 FOLDER is the ``--out`` of ``mygo calibrate``, where a real engine answered questions exactly and blended.
 Each life draws its requests from them; the guard decides which are compared, and is told what was measured.
@@ -25,9 +26,10 @@ from rich.table import Table
 
 from benchmarks import arguments as types
 from mygo.blend.guard import HARM_ERROR, Guard
+from mygo.blend.selection import Method
 from mygo.blend.variants import DocumentTag
 from mygo.blend.verdicts import Action, Divergence, GuardSettings, Verdict
-from mygo.calibration.records import EXACT, Outcome, read
+from mygo.calibration.records import CACHE_ORDER, EXACT, Outcome, read
 from mygo.errors import ConfigError, MygoError
 
 FIRES = frozenset({Verdict.RAISED, Verdict.OFF, Verdict.DOCUMENT_OFF})
@@ -73,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     console = Console()
     try:
-        outcomes = _chosen(options.folder, options.share)
+        outcomes = _chosen(options.folder, options.method, options.share)
     except MygoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -102,15 +104,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if cost < MOST_COST_SHARE and (fired <= HARM_ERROR or not sound) else 1
 
 
-def _chosen(folder: Path, share: float) -> list[Outcome]:
+def _chosen(folder: Path, method: str, share: float) -> list[Outcome]:
     path = folder / "outcomes.jsonl"
     if not path.exists():
         raise ConfigError(f"{folder}: holds no calibration; give the folder of `mygo calibrate --out`")
-    found = [each for each in read(path) if each.method != EXACT]
-    chosen = [each for each in found if each.share == share]
+    found = [each for each in read(path) if each.method not in (EXACT, CACHE_ORDER)]
+    chosen = [each for each in found if (each.method, each.share) == (method, share)]
     if not chosen:
-        shares = ", ".join(f"{each:g}" for each in sorted({each.share for each in found}))
-        raise ConfigError(f"--share {share:g}: was not measured; {folder} has {shares or 'none'}")
+        ways = ", ".join(f"{name} {each:g}" for name, each in sorted({(e.method, e.share) for e in found}))
+        raise ConfigError(
+            f"--method {method} --share {share:g}: was not measured; {folder} has {ways or 'none'}"
+        )
     return chosen
 
 
@@ -122,6 +126,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("folder", type=Path, help="of `mygo calibrate --out`")
+    add(
+        "--method",
+        default=Method.FIRST_TOKENS,
+        choices=list(Method),
+        help="whose outcomes count (first_tokens)",
+    )
     add("--share", type=float, default=0.15, help="the repair share whose outcomes count (0.15)")
     add("--requests", type=types.count, default=2000, help="of each life (2000)")
     add("--lives", type=types.count, default=1000, help="(1000)")

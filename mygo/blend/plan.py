@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mygo.blend import cfo
+from mygo.blend.selection import Repair, select
 from mygo.blend.variants import BirthKind, DocumentTag, Held, Variant, VariantKey
 from mygo.types import DomainTag, Tier
 
@@ -75,6 +76,14 @@ class Match:
         """Tokens to recompute from ``start_tokens`` on; exact ones before count as repaired."""
         return max(0, self.repairs(alpha, floor_tokens)[self.held.variant.key] - self.offset_tokens)
 
+    def repaired(self, repair: Repair) -> tuple[int, ...]:
+        """Which ones, counted from ``start_tokens``; rising."""
+        offset = self.offset_tokens
+        count = offset + self.repair_tokens(repair.share, repair.floor_tokens)
+        first_tokens = min(count, max(offset, repair.floor_tokens))
+        chosen = select(repair.method, self.held.variant.tokens, count, first_tokens)
+        return tuple(index - offset for index in chosen if index >= offset)
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -84,12 +93,17 @@ class Piece:
     end_tokens: int
     match: Match | None
     """None: compute it in full."""
-    repair_tokens: int
-    """How many of its tokens are computed: all of them without a variant."""
+    repaired: tuple[int, ...] = ()
+    """Those of a variant's tokens that are computed, counted from ``start_tokens``; rising."""
 
     @property
     def tokens(self) -> int:
         return self.end_tokens - self.start_tokens
+
+    @property
+    def repair_tokens(self) -> int:
+        """How many of its tokens are computed."""
+        return self.tokens if self.match is None else len(self.repaired)
 
     @property
     def variant(self) -> Variant | None:
@@ -163,8 +177,7 @@ def plan(
     *,
     prompt_tokens: int,
     cached_tokens: int,
-    alpha: float,
-    floor_tokens: int,
+    repair: Repair,
     prefill_s: PrefillSeconds,
     load_s: LoadSeconds,
 ) -> BlendPlan | None:
@@ -176,7 +189,7 @@ def plan(
     """
     exact_s = prefill_s(cached_tokens, prompt_tokens - cached_tokens)
     offers = sorted(
-        (_Offer(each, each.repair_tokens(alpha, floor_tokens), load_s) for each in matches),
+        (_Offer(each, repair, load_s) for each in matches),
         key=lambda offer: offer.load_s / offer.spared_tokens if offer.spared_tokens else float("inf"),
     )
     best_s, chosen = exact_s, 0
@@ -189,28 +202,28 @@ def plan(
             best_s, chosen = total_s, count
     if not chosen:
         return None
-    reused = sorted(offers[:chosen], key=lambda offer: offer.match.start_tokens)
-    return BlendPlan(_pieces(reused, cached_tokens, prompt_tokens), best_s, exact_s)
+    reused = sorted((offer.match for offer in offers[:chosen]), key=lambda each: each.start_tokens)
+    return BlendPlan(_pieces(reused, repair, cached_tokens, prompt_tokens), best_s, exact_s)
 
 
 class _Offer:
-    def __init__(self, each: Match, repair_tokens: int, load_s: LoadSeconds) -> None:
+    def __init__(self, each: Match, repair: Repair, load_s: LoadSeconds) -> None:
         variant = each.held.variant
         used_tokens = each.end_tokens - each.start_tokens
         self.match = each
-        self.repair_tokens = repair_tokens
-        self.spared_tokens = used_tokens - repair_tokens
+        self.spared_tokens = used_tokens - each.repair_tokens(repair.share, repair.floor_tokens)
         self.load_s = load_s(each.held.tier, variant.kv_bytes * used_tokens // variant.tokens)
 
 
-def _pieces(reused: Sequence[_Offer], cached_tokens: int, prompt_tokens: int) -> tuple[Piece, ...]:
+def _pieces(
+    reused: Sequence[Match], repair: Repair, cached_tokens: int, prompt_tokens: int
+) -> tuple[Piece, ...]:
     pieces: list[Piece] = []
     at = cached_tokens
-    for offer in reused:
-        start, end = offer.match.start_tokens, offer.match.end_tokens
-        if at < start:
-            pieces.append(Piece(at, start, None, start - at))
-        pieces.append(Piece(start, end, offer.match, offer.repair_tokens))
-        at = end
-    pieces.append(Piece(at, prompt_tokens, None, prompt_tokens - at))
+    for each in reused:
+        if at < each.start_tokens:
+            pieces.append(Piece(at, each.start_tokens, None))
+        pieces.append(Piece(each.start_tokens, each.end_tokens, each, each.repaired(repair)))
+        at = each.end_tokens
+    pieces.append(Piece(at, prompt_tokens, None))
     return tuple(pieces)

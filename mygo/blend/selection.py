@@ -1,16 +1,13 @@
 """Which of a variant's tokens are recomputed, once it is known how many.
 
-Only what is known before a step is scheduled can be recomputed within it, in its token budget. The first
-tokens are. Other methods rank tokens by scores, and were left out:
+Only what is known before a step is scheduled can be recomputed within it, in its token budget: a token's
+place in its document is. Methods that rank tokens by what a prompt makes of them were left out:
 
 - Key or value deviation (CacheBlend, arXiv 2405.16444) is known once an early layer of *all* tokens has been
   computed in their new place, in the middle of the step that was to compute a part of them.
 - Attention to what was before at birth (Cache-Craft, arXiv 2502.15734, Eq. 14) could be stored with a
   variant. But paged attention returns no weights, and keys of earlier steps lie in the backend's own packing:
   it takes a second attention, beside the model's, on every prompt that something is kept of.
-
-And there is little to gain where variants are born behind other documents: with SmolLM2-135M, answers are
-nearly as good where nothing is recomputed (``mygo calibrate``; benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -20,10 +17,10 @@ from enum import StrEnum
 
 
 class Method(StrEnum):
-    """Part of what approximate blocks are shared as, so that those of one method never pass for another's."""
-
     FIRST_TOKENS = "first_tokens"
     """The first ones (EPIC, arXiv 2410.15332): they take up attention that belongs to what is before them."""
+    SPREAD = "spread"
+    """Evenly spaced ones: what others have to beat for their choice to mean something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +30,22 @@ class Repair:
     share: float
     """Alpha: of its tokens, where it shares no context with its birth; in [0, 1]."""
     floor_tokens: int
-    """At least so many, the first ones."""
+    """At least so many, the first ones, whatever the method."""
     method: Method = Method.FIRST_TOKENS
 
 
-def select(method: Method, tokens: int, count: int) -> list[int]:
+def select(method: Method, tokens: int, count: int, first_tokens: int) -> list[int]:
     """The indices in [0, tokens) of ``count`` tokens to recompute, in ascending order.
 
-    Raises ValueError for a count that cannot be had.
+    The ``first_tokens`` first ones are always among them; the method chooses the others. Raises ValueError
+    for counts that cannot be had.
     """
-    if not 0 <= count <= tokens:
-        raise ValueError(f"cannot select {count} of {tokens} tokens")
+    if not 0 <= first_tokens <= count <= tokens:
+        raise ValueError(f"cannot select {count} of {tokens} tokens, and the first {first_tokens} among them")
     match method:
         case Method.FIRST_TOKENS:
             return list(range(count))
+        case Method.SPREAD:
+            others, chosen = tokens - first_tokens, count - first_tokens
+            middles = [(2 * number + 1) * others // (2 * chosen) for number in range(chosen)]
+            return [*range(first_tokens), *(first_tokens + middle for middle in middles)]

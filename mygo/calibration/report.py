@@ -56,6 +56,7 @@ class Report:
         note = "" if chosen.alpha else "  # the quality guard cannot raise 0: it can only answer exactly"
         return (
             f"reuse:\n  mode: blend\n  repair_share: {chosen.alpha:g}{note}\n  floor_tokens: 0\n"
+            f"  method: {chosen.method.value}\n"
             f"  kl_bound: {self.kl_bound:g}\n"
         )
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from mygo import config as configs
 from mygo import models
 from mygo.blend.calibrate import LEAST_ROWS
-from mygo.blend.selection import Repair
+from mygo.blend.selection import Method, Repair
 from mygo.calibration import groups, plots, questions
 from mygo.calibration.records import CACHE_ORDER, EXACT, Records
 from mygo.calibration.report import Line, Report, report
@@ -41,6 +41,7 @@ class Wish:
     count: int
     documents: int
     shares: Sequence[float]
+    methods: Sequence[Method]
     gold_nats_bound: float
     seed: int
     plot: bool
@@ -61,6 +62,9 @@ def calibrate(
     repair_shares: Annotated[
         str, typer.Option("--shares", help="repair shares, with commas")
     ] = "0,0.05,0.1,0.15,0.2,0.3,0.5",
+    repair_methods: Annotated[
+        str, typer.Option("--methods", help="ways to choose the tokens, with commas")
+    ] = ",".join(Method),
     nats_bound: Annotated[
         float, typer.Option(help="most that right answers may lose in likelihood, nats per token")
     ] = 0.1,
@@ -68,7 +72,10 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout, for machines")] = False,
 ) -> None:
-    """Find the least repair with which blended answers stay good: on your documents, questions and model."""
+    """Find the least repair with which blended answers stay good: on your documents, questions and model.
+
+    How much of a document is computed anew (--shares), and which tokens of it (--methods).
+    """
     if not paths and question_set is None:
         raise typer.BadParameter("give documents, or --questions")
     wish = Wish(
@@ -78,6 +85,7 @@ def calibrate(
         count=count,
         documents=documents,
         shares=shares(repair_shares),
+        methods=methods(repair_methods),
         gold_nats_bound=nats_bound,
         seed=seed,
         plot=plot,
@@ -100,6 +108,24 @@ def shares(text: str) -> list[float]:
     return found
 
 
+def methods(text: str) -> list[Method]:
+    """Raises ConfigError for what is none."""
+    names = [part.strip() for part in text.split(",")]
+    if not set(names) <= set(Method):
+        raise ConfigError(f"--methods {text!r}: must be some of {','.join(Method)}, with commas between")
+    return [method for method in Method if method in names]
+
+
+def repairs(wish: Wish) -> list[Repair]:
+    """All that are compared. Where nothing is recomputed, all methods are the first one."""
+    return [
+        Repair(share, floor_tokens=0, method=method)
+        for method in wish.methods
+        for share in wish.shares
+        if share or method is wish.methods[0]
+    ]
+
+
 def run(config: Config, wish: Wish) -> Report:
     """Measure what is not measured yet, and write report and picture beside the outcomes."""
     if wish.plot:
@@ -112,8 +138,7 @@ def run(config: Config, wish: Wish) -> Report:
         raise BadRequest(f"{len(chosen)} questions are too few: give at least {LEAST_ROWS}")
     posed = groups.groups(chosen, material.passages, documents=wish.documents, seed=wish.seed)
     records = Records(wish.folder, _subject(config, wish, material))
-    repairs = [Repair(share, floor_tokens=0) for share in wish.shares]
-    _measure(config, model, posed, repairs, records)
+    _measure(config, model, posed, repairs(wish), records)
     found = report(records.outcomes, kl_bound=config.reuse.kl_bound, gold_nats_bound=wish.gold_nats_bound)
     (wish.folder / "calibration.json").write_text(json.dumps(found.as_dict(), indent=1) + "\n")
     (wish.folder / "reuse.yaml").write_text(found.yaml())
@@ -158,12 +183,12 @@ def _measure(
     config: Config,
     model: Path,
     posed: Sequence[groups.Group],
-    repairs: Sequence[Repair],
+    wanted: Sequence[Repair],
     records: Records,
 ) -> None:
     asked = [each.question.id for group in posed for each in group.posed]
-    wanted = [(CACHE_ORDER, 1.0), *((repair.method.value, repair.share) for repair in repairs)]
-    if all(records.has(question, *way) for question in asked for way in wanted):
+    ways = [(CACHE_ORDER, 1.0), *((repair.method.value, repair.share) for repair in wanted)]
+    if all(records.has(question, *way) for question in asked for way in ways):
         return
     # read when vLLM is first imported
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -185,7 +210,7 @@ def _measure(
         task = progress.add_task("", total=len(asked))
         try:
             measure.measure(
-                engine, prompts, posed, repairs, records, lambda done: progress.advance(task, done)
+                engine, prompts, posed, wanted, records, lambda done: progress.advance(task, done)
             )
         finally:
             engine.close()

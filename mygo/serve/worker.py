@@ -233,6 +233,7 @@ def chunk_settings(config: Config) -> ChunkSettings:
         host_bytes=config.chunk_host_bytes,
         repair_share=reuse.repair_share,
         floor_tokens=reuse.floor_tokens,
+        method=reuse.method,
         kl_bound=reuse.kl_bound,
     )
     if cache.disk_path is None:

@@ -89,7 +89,7 @@ class ChunkSettings:
     floor_tokens: int = 16
     """At least so many of a reused document's first tokens are computed anew."""
     method: str = Method.FIRST_TOKENS.value
-    """Which tokens are computed anew."""
+    """Which tokens are computed anew, by its name in ``mygo.blend.selection``."""
     births: str = BirthKind.CONTEXTUAL.value
     """``contextual``: keep what prompts compute behind other documents. ``filler``: only what is computed
     behind neutral documents, by requests that are sent for that purpose."""
@@ -124,7 +124,7 @@ class ChunkSettings:
             )
         if settings.repair_share > 1:
             raise ConfigError(f"{where}.repair_share: must be between 0 and 1, not {settings.repair_share}")
-        _check_choice(settings.method, [Method.FIRST_TOKENS], f"{where}.method")
+        _check_choice(settings.method, tuple(Method), f"{where}.method")
         _check_choice(settings.births, [BirthKind.CONTEXTUAL, BirthKind.FILLER], f"{where}.births")
         return settings
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_engine import BLOCK_TOKENS, TinyEngine, save_model, words
 
-from mygo.vllm_plugin.chunks import planning
+from mygo.blend import plan
 from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_arguments
 
 Words = tuple[int, ...]
@@ -298,12 +298,14 @@ def capture(engine: ChunkEngine, asks: list[Asked]) -> None:
 
 
 def repair_any(monkeypatch: pytest.MonkeyPatch, rng: random.Random) -> None:
-    """Repair any tokens of a chunk, however they lie, but not all."""
+    """Repair any tokens of a chunk, however they lie, but not all; of documents of one length the same."""
+    seed = rng.random()
 
-    def select(method: object, tokens: int, count: int) -> list[int]:
-        return sorted(rng.sample(range(tokens), k=rng.randrange(tokens)))
+    def select(method: object, tokens: int, *_: int) -> list[int]:
+        drawn = random.Random(f"{seed} {tokens}")
+        return sorted(drawn.sample(range(tokens), k=drawn.randrange(tokens)))
 
-    monkeypatch.setattr(planning, "select", select)
+    monkeypatch.setattr(plan, "select", select)
 
 
 def preempted_prompts(engine: ChunkEngine, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from mygo.blend.selection import Repair
+from mygo.blend.selection import Method, Repair
 from mygo.calibration.records import CACHE_ORDER, EXACT, Outcome
 from mygo.cli.calibrate import Wish, run
 from mygo.config import Config, parse
@@ -153,6 +153,24 @@ def test_answers_are_blended_as_each_request_asks(engine: Any) -> None:
     assert len({round(each, 3) for each in nats}) == len(nats)
 
 
+def test_methods_share_blocks_only_where_they_compute_the_same_tokens(engine: Any) -> None:
+    from mygo.calibration.engine import Asked
+
+    engine.forget(chunks=True)
+    documents, question = drawn(4)
+    engine.answer([Asked(prompt(documents, question))])
+    engine.forget(chunks=False)
+    moved = prompt(documents[:0:-1], question)
+    (first,) = engine.answer([Asked(moved, first_tokens(0.5), said=(9,))])
+    (spread,) = engine.answer([Asked(moved, Repair(0.5, 0, Method.SPREAD), said=(9,))])
+    # the system prompt's full block was found, and half of the documents loaded
+    assert spread.cached_tokens == 32 + first.cached_tokens == 32 + DOCUMENT_TOKENS
+    assert abs(first.nats - spread.nats) > 10 * ROUNDING
+    (again,) = engine.answer([Asked(moved, Repair(0.5, DOCUMENT_TOKENS // 2, Method.SPREAD), said=(9,))])
+    assert again.cached_tokens > 2 * DOCUMENT_TOKENS, "the same tokens as the first ones"
+    assert again.nats == pytest.approx(first.nats, abs=ROUNDING)
+
+
 def test_answers_are_exact_when_all_is_repaired(engine: Any) -> None:
     """Over 50 prompts with documents in another order: as near to a cold run as a plain prefix hit is. And
     the first token already where all but one token of each document is repaired."""
@@ -214,6 +232,7 @@ def test_calibration_goes_on_where_it_was_cut_off(engine: Any, config: Config, t
         count=24,
         documents=3,
         shares=(0.0, 0.25),
+        methods=(Method.FIRST_TOKENS, Method.SPREAD),
         gold_nats_bound=100.0,
         seed=0,
         plot=False,
@@ -222,7 +241,7 @@ def test_calibration_goes_on_where_it_was_cut_off(engine: Any, config: Config, t
     lines = (wish.folder / "outcomes.jsonl").read_text().splitlines()
     outcomes = [Outcome(**json.loads(line)) for line in lines]
     asked = {outcome.question for outcome in outcomes}
-    assert len(outcomes) == 4 * len(asked) and len(asked) > 20
+    assert len(outcomes) == 5 * len(asked) and len(asked) > 20
     for outcome in outcomes:
         tokens = outcome.computed_share * 3 * (DOCUMENT_TOKENS - 4)
         assert tokens == pytest.approx(round(tokens))

@@ -30,7 +30,7 @@ from chunk_prompts import (
 from vllm.config import VllmConfig
 from vllm.platforms.cpu import CpuPlatform
 
-from mygo.vllm_plugin.chunks import planning
+from mygo.blend import plan
 
 pytestmark = pytest.mark.engine
 
@@ -122,7 +122,7 @@ def test_answer_is_plain_vllms_when_a_chunk_is_lost_in_mid_use(
 ) -> None:
     ask = asks[0]
     capture(engine, [ask])
-    monkeypatch.setattr(planning, "select", lambda method, tokens, count: list(range(0, tokens, 2)))
+    monkeypatch.setattr(plan, "select", lambda method, tokens, *_: list(range(0, tokens, 2)))
     keys = list(engine.mover._chunks)  # in the order of the documents
     request_id = engine.ask(blended(ask), 24)
     for _ in range(steps):

@@ -24,6 +24,7 @@ from chunk_prompts import (
     Engines,
     blended,
     capture,
+    repair_any,
     same,
     some_asks,
 )
@@ -32,8 +33,6 @@ from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.attention import selector
 from vllm.v1.attention.backends import flash_attn, triton_attn
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
-
-from mygo.vllm_plugin.chunks import planning
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
@@ -79,13 +78,9 @@ def test_answers_are_plain_vllms_when_any_tokens_are_repaired_in_place(
 ) -> None:
     rng = random.Random(5)
     capture(engine, asks)
-
-    def select(method: object, tokens: int, count: int) -> list[int]:
-        return sorted(rng.sample(range(tokens), k=rng.randrange(tokens)))
-
-    monkeypatch.setattr(planning, "select", select)
     steps = len(engine.mover_steps)
     for _ in range(4):
+        repair_any(monkeypatch, rng)
         batch = [rng.choice([ask, blended(ask), blended(ask)]) for ask in rng.choices(asks, k=5)]
         for ask, answer in zip(batch, engine.answer(batch), strict=True):
             assert same(answer, plain[replace(ask, reuse="exact")]), ask

@@ -23,6 +23,7 @@ from chunk_prompts import (
     Engines,
     blended,
     capture,
+    repair_any,
     same,
     some_asks,
 )
@@ -30,8 +31,6 @@ from tiny_engine import LAYERS
 from vllm.compilation.counter import compilation_counter
 from vllm.config import CompilationMode, VllmConfig
 from vllm.platforms.cpu import CpuPlatform
-
-from mygo.vllm_plugin.chunks import planning
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
 
@@ -94,13 +93,9 @@ def test_answers_are_plain_vllms_when_any_tokens_are_repaired_in_place(
     engine.forget()
     capture(engine, asks)
     rng = random.Random(5)
-
-    def select(method: object, tokens: int, count: int) -> list[int]:
-        return sorted(rng.sample(range(tokens), k=rng.randrange(tokens)))
-
-    monkeypatch.setattr(planning, "select", select)
     cached_tokens = 0
     for _ in range(4):
+        repair_any(monkeypatch, rng)
         batch = [rng.choice([ask, blended(ask), blended(ask)]) for ask in rng.choices(asks, k=5)]
         for ask, answer in zip(batch, engine.answer(batch), strict=True):
             assert same(answer, plain[replace(ask, reuse="exact")]), ask

@@ -32,9 +32,9 @@ from chunk_prompts import (
 )
 from tiny_engine import BLOCK_TOKENS, KV_BYTES_PER_TOKEN, save_model, words
 
+from mygo.blend import plan
 from mygo.errors import ConfigError
 from mygo.vllm_plugin import identity
-from mygo.vllm_plugin.chunks import planning
 from mygo.vllm_plugin.settings import ChunkSettings, TierSettings, engine_arguments
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
@@ -169,7 +169,7 @@ def test_answer_is_plain_vllms_when_a_chunk_is_lost_in_mid_use(
 ) -> None:
     ask = asks[0]
     capture(engine, [ask])
-    monkeypatch.setattr(planning, "select", lambda method, tokens, count: list(range(0, tokens, 2)))
+    monkeypatch.setattr(plan, "select", lambda method, tokens, *_: list(range(0, tokens, 2)))
     keys = list(engine.mover._chunks)  # in the order of the documents
     request_id = engine.ask(blended(ask))
     for _ in range(steps):

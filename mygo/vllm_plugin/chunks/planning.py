@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from mygo.blend import identity as blend_identity
 from mygo.blend import plan as blend
-from mygo.blend.selection import Method, Repair, select
+from mygo.blend.selection import Method, Repair
 from mygo.blend.variants import DocumentTag, Held, Namespace
 from mygo.blend.verdicts import Action
 from mygo.types import DomainTag, Tier
@@ -53,7 +54,7 @@ class Planner:
         self._plan(live)
         pieces = live.plan.pieces if live.plan is not None else ()
         live.generation = self._quality.generation
-        tags = blend_identity.tags(pieces, self._repair_of(live).method, self._quality.generation)
+        tags = blend_identity.tags(pieces, self._quality.generation)
         if tags == live.tags:
             return False
         live.tags = tags
@@ -74,20 +75,18 @@ class Planner:
             cached_tokens=cached_tokens,
             find=lambda document, domains: self._usable(live.namespace, document, domains),
         )
-        alpha = self._repair_of(live).share
-        live.plan = self._priced(live, live.matches, cached_tokens, alpha)
+        repair = live.segments.repair or self._repair
+        live.plan = self._priced(live, live.matches, cached_tokens, repair)
         if live.plan is None or not inexact(live.plan) or live.segments.repair is not None:
             return
         decision = self._quality.decide(live, live.plan)
-        if decision.action is not Action.EXACT and decision.alpha != alpha:
-            live.plan = self._priced(live, live.matches, cached_tokens, decision.alpha)
+        if decision.action is not Action.EXACT and decision.alpha != repair.share:
+            more = replace(repair, share=decision.alpha)
+            live.plan = self._priced(live, live.matches, cached_tokens, more)
         live.offer = live.plan
         if decision.action in (Action.EXACT, Action.SHADOW):
             in_place = [match for match in live.matches if match.exact]
-            live.plan = self._priced(live, in_place, cached_tokens, alpha)
-
-    def _repair_of(self, live: Live) -> Repair:
-        return live.segments.repair or self._repair
+            live.plan = self._priced(live, in_place, cached_tokens, repair)
 
     def _usable(
         self, namespace: Namespace, document: DocumentTag, domains: Collection[DomainTag]
@@ -95,7 +94,7 @@ class Planner:
         return () if self._quality.is_off(document) else self._holdings.held(namespace, document, domains)
 
     def _priced(
-        self, live: Live, matches: Sequence[blend.Match], cached_tokens: int, alpha: float
+        self, live: Live, matches: Sequence[blend.Match], cached_tokens: int, repair: Repair
     ) -> blend.BlendPlan | None:
         cost = self._tiers.cost
         # a measurement is of the repair that it asks for, whether that pays or not
@@ -104,8 +103,7 @@ class Planner:
             matches,
             prompt_tokens=live.request.num_tokens,
             cached_tokens=cached_tokens,
-            alpha=alpha,
-            floor_tokens=self._repair_of(live).floor_tokens,
+            repair=repair,
             prefill_s=cost.prefill_s if priced else _tokens_as_seconds,
             load_s=self._load_s if priced and self._load_gate else _no_seconds,
         )
@@ -150,23 +148,23 @@ class Planner:
     def pieces(self, live: Live) -> tuple[Piece, ...]:
         """What is loaded, as it was settled last."""
         planned = live.plan.pieces if live.plan is not None else ()
-        method = self._repair_of(live).method
-        return tuple(self._placed(each, each.match, method) for each in planned if each.match is not None)
-
-    def _placed(self, planned: blend.Piece, match: blend.Match, method: Method) -> Piece:
-        variant, skipped = match.held.variant, match.offset_tokens
-        # what was to come exactly, from wherever, may not come after all: then it is computed
-        count = 0 if match.exact else planned.repair_tokens + skipped
-        chosen = select(method, variant.tokens, count)
-        return Piece(variant.key, planned.start_tokens - skipped, planned.end_tokens, tuple(chosen))
+        return tuple(_placed(each, each.match) for each in planned if each.match is not None)
 
     def comparing(self, live: Live, ticket: int) -> tuple[Comparing, ...]:
         """What is loaded by a ticket, for the request that computes the same exactly."""
         return tuple(
-            Comparing(ticket, match.held.variant.document, self._placed(planned, match, self._repair.method))
+            Comparing(ticket, match.held.variant.document, _placed(planned, match))
             for planned in inexact(self._quality.plan_of(ticket, live))
             if (match := planned.match) is not None
         )
+
+
+def _placed(planned: blend.Piece, match: blend.Match) -> Piece:
+    skipped = match.offset_tokens
+    # what was to come exactly, from wherever, may not come after all: then it is computed
+    again = () if match.exact else range(skipped)
+    repaired = (*again, *(skipped + index for index in planned.repaired))
+    return Piece(match.held.variant.key, planned.start_tokens - skipped, planned.end_tokens, repaired)
 
 
 def _no_seconds(tier: Tier, kv_bytes: int) -> float:

@@ -45,4 +45,6 @@ def test_run_reads_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "measured questions" in capsys.readouterr().out
     assert main([str(tmp_path), "--lives", "5", "--share", "0.3"]) == 2
     assert "0.15" in capsys.readouterr().err
+    assert main([str(tmp_path), "--lives", "5", "--method", "spread"]) == 2
+    assert "first_tokens 0.15" in " ".join(capsys.readouterr().err.split())
     assert main([str(tmp_path / "none")]) == 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mygo.blend.identity import tags
 from mygo.blend.plan import BlendPlan, Find, Match, Slot, match, plan
-from mygo.blend.selection import Method
+from mygo.blend.selection import Method, Repair
 from mygo.blend.variants import Attention, DocumentTag, Held, VariantKey
 from mygo.types import PUBLIC, DomainTag, Tier
 
@@ -75,13 +75,13 @@ def planned(
     cached_tokens: int = SYSTEM_TOKENS,
     load_s: Links = FAST,
     alpha: float = 0.15,
+    method: Method = Method.FIRST_TOKENS,
 ) -> BlendPlan | None:
     return plan(
         matches(documents, held, cached_tokens),
         prompt_tokens=SYSTEM_TOKENS + 100 * len(documents) + QUESTION_TOKENS,
         cached_tokens=cached_tokens,
-        alpha=alpha,
-        floor_tokens=8,
+        repair=Repair(alpha, floor_tokens=8, method=method),
         prefill_s=prefill_s,
         load_s=load_s,
     )
@@ -164,7 +164,7 @@ def test_plan_is_exact_up_to_the_first_approximate_piece() -> None:
     only_first = planned("AB", [on_host(variant("A", FIRST))])
     assert only_first is not None
     assert only_first.approximate_from_tokens is None
-    assert tags(only_first.pieces, Method.FIRST_TOKENS, 0) == []
+    assert tags(only_first.pieces, 0) == []
 
 
 def test_plan_is_exact_prefill_when_loading_costs_more_than_it_spares() -> None:
@@ -222,8 +222,7 @@ def test_plan_is_the_cheapest_of_all_choices_when_computing_is_linear(
         found,
         prompt_tokens=total,
         cached_tokens=cached,
-        alpha=alpha,
-        floor_tokens=8,
+        repair=Repair(alpha, floor_tokens=8),
         prefill_s=linear_s,
         load_s=load_s,
     )
@@ -233,13 +232,13 @@ def test_plan_is_the_cheapest_of_all_choices_when_computing_is_linear(
     assert got == pytest.approx(cheapest)
 
 
-@given(situations(), links, alphas)
+@given(situations(), links, alphas, st.sampled_from(list(Method)))
 def test_plan_covers_the_prompt_and_is_never_worse_than_exact_prefill(
-    situation: tuple[str, list[Held], int], load_s: Links, alpha: float
+    situation: tuple[str, list[Held], int], load_s: Links, alpha: float, method: Method
 ) -> None:
     documents, held, cached = situation
     total = SYSTEM_TOKENS + 100 * len(documents) + QUESTION_TOKENS
-    found = planned(documents, held, cached, load_s, alpha)
+    found = planned(documents, held, cached, load_s, alpha, method)
     if found is None:
         return
     assert found.predicted_s < found.exact_s == prefill_s(cached, total - cached)
@@ -251,33 +250,44 @@ def test_plan_covers_the_prompt_and_is_never_worse_than_exact_prefill(
         assert before.end_tokens == after.start_tokens
         assert before.match is not None or after.match is not None
     for piece in found.pieces:
-        assert 0 <= piece.repair_tokens <= piece.tokens
         assert piece.match is not None or piece.repair_tokens == piece.tokens
+        if piece.match is not None:
+            assert len(piece.repaired) == piece.match.repair_tokens(alpha, 8)
+            assert set(piece.repaired) <= set(range(piece.tokens))
+            # the document's first eight tokens are computed, or the prompt has them exactly
+            offset = piece.match.offset_tokens
+            assert piece.match.exact or set(range(8 - offset)) <= set(piece.repaired)
         if piece.variant is not None:
             assert piece.variant.birth != FIRST or piece.end_tokens == SYSTEM_TOKENS + 100
 
 
-def reused(found: BlendPlan) -> list[tuple[VariantKey, int, int, int]]:
+def reused(found: BlendPlan) -> list[tuple[VariantKey, int, int, tuple[int, ...]]]:
     return [
-        (piece.variant.key, piece.start_tokens, piece.end_tokens, piece.repair_tokens)
+        (piece.variant.key, piece.start_tokens, piece.end_tokens, piece.repaired)
         for piece in found.pieces
         if piece.variant is not None and not piece.exact
     ]
 
 
-@given(situations(), situations(), alphas, alphas, st.integers(0, 1))
+methods = st.sampled_from(list(Method))
+
+
+@given(situations(), situations(), alphas, alphas, methods, methods, st.integers(0, 1))
 def test_tags_are_equal_only_when_the_reuse_is(
     one: tuple[str, list[Held], int],
     other: tuple[str, list[Held], int],
     alpha: float,
     other_alpha: float,
+    method: Method,
+    other_method: Method,
     generation: int,
 ) -> None:
-    first, second = planned(*one, alpha=alpha), planned(*other, alpha=other_alpha)
+    first = planned(*one, alpha=alpha, method=method)
+    second = planned(*other, alpha=other_alpha, method=other_method)
     if first is None or second is None:
         return
-    left = tags(first.pieces, Method.FIRST_TOKENS, 0)
-    right = tags(second.pieces, Method.FIRST_TOKENS, generation)
+    left = tags(first.pieces, 0)
+    right = tags(second.pieces, generation)
     equal = reused(first) == reused(second) and (not reused(first) or generation == 0)
     assert (left == right) == equal
     assert (left[0][0] if left else None) == first.approximate_from_tokens
@@ -289,6 +299,6 @@ def test_tags_begin_alike_when_only_later_documents_differ() -> None:
     left, right = planned("AB", held), planned("AB", other)
     assert left is not None
     assert right is not None
-    one, two = (tags(each.pieces, Method.FIRST_TOKENS, 0) for each in (left, right))
+    one, two = (tags(each.pieces, 0) for each in (left, right))
     assert one[0] == two[0]
     assert one[1] != two[1]

@@ -52,6 +52,14 @@ def test_report_chooses_the_least_repair_that_keeps_both_bounds() -> None:
     assert found.calibration.chosen.alpha == 0.15
     reuse = parse(_yaml(found.yaml())).reuse
     assert (reuse.mode, reuse.repair_share, reuse.floor_tokens) == ("blend", 0.15, 0)
+    assert reuse.method == "first_tokens"
+
+
+def test_report_chooses_the_method_that_needs_less() -> None:
+    spread = outcomes("spread", 0.05, 0.05)
+    found = report([*MEASURED, *spread], kl_bound=0.12, gold_nats_bound=0.1)
+    reuse = parse(_yaml(found.yaml())).reuse
+    assert (reuse.repair_share, reuse.method) == (0.05, "spread")
 
 
 def test_report_says_that_the_guard_cannot_raise_nothing() -> None:
@@ -99,7 +107,8 @@ def test_repair_is_not_considered_when_it_was_asked_too_little() -> None:
 def test_plot_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "plot.png"
-    plots.plot(report(MEASURED, kl_bound=0.12, gold_nats_bound=0.1), path, "tiny")
+    spread = [*outcomes("spread", 0.15, 0.06), *outcomes("spread", 0.3, 0.02)]
+    plots.plot(report([*MEASURED, *spread], kl_bound=0.12, gold_nats_bound=0.1), path, "tiny")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

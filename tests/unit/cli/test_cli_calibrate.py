@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mygo.blend.selection import Method, Repair
 from mygo.calibration.records import EXACT, Outcome
 from mygo.calibration.report import report
 from mygo.cli.app import app
-from mygo.cli.calibrate import shares, show
+from mygo.cli.calibrate import Wish, methods, repairs, shares, show
 from mygo.errors import ConfigError
 
 
@@ -20,6 +21,23 @@ def test_lists_are_read() -> None:
 def test_shares_are_refused_when_they_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--shares"):
         shares(text)
+
+
+def test_methods_are_read_in_one_order() -> None:
+    assert methods("spread, first_tokens,spread") == [Method.FIRST_TOKENS, Method.SPREAD]
+    for text in ("", "first", "spread,"):
+        with pytest.raises(ConfigError, match="--methods"):
+            methods(text)
+
+
+def test_methods_are_compared_only_where_something_is_recomputed(tmp_path: Path) -> None:
+    both = [Method.FIRST_TOKENS, Method.SPREAD]
+    wish = Wish((), None, tmp_path, 1, 2, (0.0, 0.15), both, 0.1, 0, plot=False)
+    assert repairs(wish) == [
+        Repair(0.0, 0, Method.FIRST_TOKENS),
+        Repair(0.15, 0, Method.FIRST_TOKENS),
+        Repair(0.15, 0, Method.SPREAD),
+    ]
 
 
 def test_command_asks_for_documents_or_questions() -> None:

@@ -25,13 +25,13 @@ def test_chunks_take_memory_only_where_something_may_be_blended() -> None:
     assert chunk_settings(parse({"reuse": {"chunk_share": 0.4}})) == ChunkSettings()
     config = parse(
         {
-            "reuse": {"mode": "blend", "chunk_share": 0.4, "repair_share": 0.2},
+            "reuse": {"mode": "blend", "chunk_share": 0.4, "repair_share": 0.2, "method": "spread"},
             "cache": {"host_bytes": 10**8},
         }
     )
     told = engine_arguments("/s", chunks=chunk_settings(config))
     read = PluginSettings.parse(told["kv_transfer_config"]["kv_connector_extra_config"]).chunks
-    assert read == ChunkSettings(host_bytes=4 * 10**7, repair_share=0.2)
+    assert read == ChunkSettings(host_bytes=4 * 10**7, repair_share=0.2, method="spread")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.77])
