@@ -63,7 +63,7 @@ RETRIEVAL_HIDDEN_S = Metric(
 SPECULATION_WASTED_S = Metric(
     "mygo_speculation_wasted_seconds",
     Kind.COUNTER,
-    "Prefill for documents that turned out to be others, without what their answers could reuse.",
+    "Prefill and decoding for documents that turned out to be others, less what their answers could reuse.",
 )
 QUEUE_S = Metric(
     "mygo_queue_seconds", Kind.HISTOGRAM, "In the engine's queue before prefill began.", buckets=SECONDS

@@ -79,7 +79,7 @@ def _emulated(options: argparse.Namespace, console: Console) -> tuple[dict[str, 
         f"saturation {ground.saturation_per_s:.2f} a second. In stages a search takes "
         f"{options.staged_cost:g} times as long. Emulated. Ratios are off's over its, with 95 % intervals."
     )
-    console.print("hidden: of the retrieval that could be. wasted: of all prefill seconds.")
+    console.print("hidden: of the retrieval that could be. wasted: of all prefill seconds, with decoding.")
     console.print(_table(lines))
     report = {"ground": asdict(ground), "lines": [asdict(each) for each in lines], "rows": rows}
     return report, broken(lines)

@@ -131,7 +131,7 @@ class _Early:
     reading: ReadAhead
 
     def computed_s(self, now_s: float) -> float:
-        """Seconds that an engine has spent on it, as told or as predicted."""
+        """Seconds of prefill that an engine has spent on it, as told or as predicted."""
         if (told := self.reading.prefill) is not None:
             return told.prefill_s
         return self.quote.computed_s(now_s - self.began_s)
@@ -239,7 +239,7 @@ class _Overlapping:
         if failed:
             self.search.unadopted()
         else:
-            self.search.ended(early.computed_s(self._shared.clock()))
+            self.search.ended(early.computed_s(self._shared.clock()), early.reading.decoded_s)
         await early.reading.aclose()
 
     def _forget_early(self) -> _Early:

@@ -25,8 +25,16 @@ class ReadAhead:
         self._begun = asyncio.Event()
         self.first_token_s: float | None = None
         """When the first token came, by ``clock``."""
+        self._last_token_s: float | None = None
         self.failed = False
         self._task = asyncio.create_task(self._read())
+
+    @property
+    def decoded_s(self) -> float:
+        """From the first token to the latest."""
+        if self.first_token_s is None or self._last_token_s is None:
+            return 0.0
+        return self._last_token_s - self.first_token_s
 
     async def begun(self) -> bool:
         """Wait for the first token; False if it failed, then or since."""
@@ -73,6 +81,7 @@ class ReadAhead:
             self._begun.set()
             try:
                 async for delta in self._generation:
+                    self._last_token_s = self._clock()
                     self._deltas.put_nowait(delta)
             finally:
                 await self._generation.aclose()

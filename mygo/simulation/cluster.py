@@ -244,6 +244,10 @@ class Simulation:
         """Seconds of its prefill, once its first token is there."""
         return self._open[name].prefill_s if self._open[name].first_token_s else None
 
+    def decoded_s(self, name: RequestId) -> float:
+        """From its first token to its latest."""
+        return self._open[name].last_token_s - self._open[name].first_token_s
+
     def end(self, name: RequestId, now_s: float) -> None:
         """Abort what nobody wants any more."""
         each = self._open.pop(name)

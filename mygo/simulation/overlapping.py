@@ -128,5 +128,5 @@ class Searches:
         self.gate.over()
         told_s = self._simulation.prefilled_s(early.name)
         computed_s = early.quote.computed_s(now_s - early.began_s) if told_s is None else told_s
-        search.speculation.ended(computed_s)
+        search.speculation.ended(computed_s, self._simulation.decoded_s(early.name))
         self._simulation.end(early.name, now_s)

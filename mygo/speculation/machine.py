@@ -25,6 +25,7 @@ class Move:
 class _Ended:
     documents: Documents
     computed_s: float
+    decoded_s: float
 
 
 class Speculation:
@@ -71,10 +72,10 @@ class Speculation:
         self._running, self._running_since_s = self.stages[-1][0], now_s
         self._begun += 1
 
-    def ended(self, computed_s: float) -> None:
-        """What ran was ended after an engine had computed for it for so long."""
+    def ended(self, computed_s: float, decoded_s: float = 0.0) -> None:
+        """What ran was ended after an engine had prefilled, and then decoded, for it for so long."""
         assert self._running is not None
-        self._ended.append(_Ended(self._running, computed_s))
+        self._ended.append(_Ended(self._running, computed_s, decoded_s))
         self._running = None
 
     def failed(self) -> None:
@@ -106,7 +107,10 @@ class Speculation:
             speculations=self._begun,
             outcome=self._outcome(),
             hidden_s=hidden_s,
-            wasted_s=sum(each.computed_s * (1 - shared_share(each.documents, final)) for each in self._ended),
+            wasted_s=sum(
+                each.computed_s * (1 - shared_share(each.documents, final)) + each.decoded_s
+                for each in self._ended
+            ),
         )
 
     def _settled_stage(self) -> int:

@@ -32,4 +32,5 @@ class Overlap:
     hidden_s: float = 0.0
     """How much sooner the adopted prefill began, as far as retrieval took beside it."""
     wasted_s: float = 0.0
-    """Prefill for documents that the answer does not have, without the part whose KV it could reuse."""
+    """Prefill for documents that the answer does not have, without the part whose KV it could reuse, and the
+    time from its first token to its last."""

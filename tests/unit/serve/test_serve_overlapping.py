@@ -288,6 +288,27 @@ def test_nothing_is_left_when_the_client_goes_away_at_any_moment(
     asyncio.run(run())
 
 
+def test_decoding_over_the_wrong_documents_is_wasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded_s: list[float] = []
+    ended = Speculation.ended
+
+    def told(search: Speculation, computed_s: float, decoding_s: float) -> None:
+        decoded_s.append(decoding_s)
+        ended(search, computed_s, decoding_s)
+
+    monkeypatch.setattr(Speculation, "ended", told)
+
+    async def run() -> None:
+        cluster = Cluster([*[(1, 2)] * 20, (3,)])  # its three tokens come meanwhile
+        teach(cluster)
+        begun = await cluster.begin()
+        assert begun.overlap is not None and begun.overlap.outcome is Speculated.WRONG
+        assert 0 < decoded_s[0] < begun.overlap.wasted_s
+        await begun.generation.aclose()
+
+    asyncio.run(run())
+
+
 def test_right_documents_are_prefilled_once_and_adopted() -> None:
     async def run() -> None:
         cluster = Cluster([(1, 2), (1, 2), (1, 2)], rerank=0.9)

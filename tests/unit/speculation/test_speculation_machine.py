@@ -30,10 +30,10 @@ def test_other_documents_end_it_and_only_their_unshared_part_is_wasted() -> None
     search.began(1.0)
     move = search.provisional(("a", "x"), 2.0)
     assert move.end and move.consider
-    search.ended(computed_s=0.8)
+    search.ended(computed_s=0.8, decoded_s=0.5)
     assert not search.final(("a", "x"), 3.0)
     overlap = search.overlap(4.0)
-    assert overlap.outcome is Speculated.WRONG and overlap.wasted_s == 0.8 * 3 / 4
+    assert overlap.outcome is Speculated.WRONG and overlap.wasted_s == 0.8 * 3 / 4 + 0.5
     assert (overlap.settled_stage, overlap.speculations, overlap.hidden_s) == (2, 1, 0.0)
 
 
