@@ -22,17 +22,23 @@ def unname(engine: int) -> list[Path]:
     To be called when all of them run: nobody can map the files afterwards. Returns what was removed.
     """
     files = sorted({path for pid in _family(engine) for path in _mapped(pid)})
+    removed: list[Path] = []
     for path in files:
-        path.unlink(missing_ok=True)
-    return files
+        with contextlib.suppress(FileNotFoundError):  # whoever made it has ended meanwhile, and removed it
+            path.unlink()
+            removed.append(path)
+    return removed
 
 
 def _family(pid: int) -> list[int]:
     """A process and all below it."""
     family = [pid]
     for each in family:
-        for children in Path(f"/proc/{each}/task").glob("*/children"):
-            with contextlib.suppress(OSError):  # a thread that has ended
+        threads: list[Path] = []
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a process that is ending
+            threads += Path(f"/proc/{each}/task").glob("*/children")
+        for children in threads:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
                 family += map(int, children.read_text().split())
     return family
 

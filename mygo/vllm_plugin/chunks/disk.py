@@ -110,8 +110,13 @@ class ChunkDisk:
         self._reads: dict[VariantKey, Future[tuple[torch.Tensor | None, float]]] = {}
         self._writes: dict[VariantKey, Future[None]] = {}
 
-    def write(self, variant: Variant, kv: torch.Tensor) -> None:
-        self._writes[variant.key] = self._thread.submit(self._files.write, variant, kv)
+    def write(self, variant: Variant, kv: torch.Tensor, wait: Callable[[], None]) -> None:
+        """``wait``, called in the I/O thread, returns when ``kv`` is there: a step does not wait for it."""
+        self._writes[variant.key] = self._thread.submit(self._write, variant, kv, wait)
+
+    def _write(self, variant: Variant, kv: torch.Tensor, wait: Callable[[], None]) -> None:
+        wait()
+        self._files.write(variant, kv)
 
     def read(self, keys: Iterable[VariantKey]) -> None:
         for key in keys:

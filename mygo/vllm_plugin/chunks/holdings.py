@@ -98,6 +98,7 @@ class Holdings:
         """Bring into memory what is not there."""
         for variant in variants:
             if variant.key not in self._in_memory and variant.key not in self._fetching:
+                self._dropped.pop(variant.key, None)  # what some ranks still have of it is read anew
                 self._fetching[variant.key] = variant, 0
                 self.next_step.reads.append(variant.key)
 
@@ -106,6 +107,7 @@ class Holdings:
         for key in report.missing:
             self._catalog.drop(key, Tier.HOST)
             self._in_memory.discard(key)
+            self.drop(key)  # other ranks may have their part
         for key in report.lost:
             self._catalog.drop(key, Tier.DISK)
             if self._fetching.pop(key, None) is not None:

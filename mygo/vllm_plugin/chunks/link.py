@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -57,10 +57,10 @@ class HostLink:
         if self._beside is not None:
             self._kept = torch.cuda.current_stream().record_event()
 
-    def wait_until_kept(self) -> None:
-        """The host may read what was kept."""
-        if self._kept is not None:
-            self._kept.synchronize()
+    def kept_so_far(self) -> Callable[[], None]:
+        """What waits, in any thread, until the host may read what has been kept by now."""
+        kept = self._kept
+        return kept.synchronize if kept is not None else lambda: None
 
     # --- to the device ---------------------------------------------------------------------------
 

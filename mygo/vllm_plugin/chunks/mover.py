@@ -164,11 +164,9 @@ class ChunkMover:
             self._places = []
             self._link.kept()
             self._compare()
-        if self._step.writes:
-            self._link.wait_until_kept()
         for variant in self._step.writes:
             assert self._disk is not None
-            self._disk.write(variant, self._chunks[variant.key])
+            self._disk.write(variant, self._chunks[variant.key], self._link.kept_so_far())
         # last, because a chunk may turn out to be of no use in the step that completes it
         for key in self._step.dropped:
             self._chunks.pop(key, None)
@@ -194,7 +192,7 @@ class ChunkMover:
             return
         exact = torch.stack(self._compared).to("cpu")
         self._compared = []
-        self._link.wait_until_kept()
+        self._link.kept_so_far()()
         start = 0
         for comparison in (each for those in self._step.comparisons.values() for each in those):
             end = start + len(comparison.positions)

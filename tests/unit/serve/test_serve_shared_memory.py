@@ -5,6 +5,9 @@ import sys
 from multiprocessing import shared_memory
 from pathlib import Path
 
+import pytest
+
+from mygo.serve import shared_memory as shared
 from mygo.serve.shared_memory import unname
 
 # an engine, and a worker below it that shares memory with nobody's help to remove it
@@ -47,3 +50,21 @@ def test_shared_memory_of_an_engine_loses_its_name_and_serves_on() -> None:
         others.unlink()
         path.unlink(missing_ok=True)
     assert unname(engine.pid) == [], "a process that has ended"
+
+
+def test_file_that_its_maker_has_removed_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, gone = tmp_path / "psm_there", tmp_path / "psm_gone"
+    there.touch()
+    monkeypatch.setattr(shared, "_mapped", lambda pid: {there, gone})
+    assert unname(1) == [there]
+    assert not there.exists()
+
+
+def test_process_that_ends_while_it_is_looked_at_shares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ending(*_: object) -> None:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(Path, "glob", ending)
+    assert shared._family(7) == [7]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 
 from mygo.blend.variants import Birth, BirthKind, DocumentTag, Variant, VariantKey
 from mygo.types import DomainTag
+from mygo.vllm_plugin.chunks.disk import ChunkDisk
 from mygo.vllm_plugin.chunks.files import ChunkFiles
+from mygo.vllm_plugin.chunks.mover import ChunkMover
+from mygo.vllm_plugin.chunks.step import ChunkStep
 
 NAMESPACE = b"n" * 32
 
@@ -83,3 +87,27 @@ def test_unfinished_files_and_strangers_are_cleared_when_the_folder_is_read(tmp_
     (tmp_path / f"{4:032x}.0.kv").write_bytes(b"no chunk")
     assert [variant.key for variant in files.variants()] == [_variant(1).key, _variant(2).key]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_step_does_not_wait_until_what_is_written_has_come_from_the_device(tmp_path: Path) -> None:
+    has_come = threading.Event()
+
+    class Link:
+        def kept_so_far(self) -> object:
+            return has_come.wait
+
+        def wait_until_kept(self) -> None:
+            assert has_come.is_set(), "the step would wait"
+
+    files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
+    mover = ChunkMover()
+    mover._link = Link()  # type: ignore[assignment]
+    mover._disk = ChunkDisk(files, lambda chunk: chunk)
+    mover._chunks[_variant().key] = kv = torch.zeros_like(_kv())
+    mover._step = ChunkStep(writes=[_variant()])
+    mover.finish()
+    kv.copy_(_kv())
+    has_come.set()
+    mover.close()
+    found = files.read(_variant().key)
+    assert found is not None and torch.equal(found, _kv())

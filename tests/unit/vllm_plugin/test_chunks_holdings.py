@@ -110,6 +110,14 @@ class Workers(RuleBasedStateMachine):
             if gone in (variant.document, *variant.birth.before):
                 self.purged.add(variant.key)
 
+    @rule(rank=st.integers(0, RANKS - 1), number=KEYS)
+    def is_missing(self, rank: int, number: int) -> None:
+        """One rank was to load a chunk, and had it no more."""
+        key = VARIANTS[number].key
+        if self.holdings.has([VARIANTS[number]]) and VARIANTS[number] not in self.captured:
+            self.memory[rank].discard(key)
+            self.holdings.heard(ChunkReport(missing={key}))
+
     @rule()
     def loads_fail(self) -> None:
         self.holdings.distrust_latest()
@@ -147,6 +155,19 @@ class Workers(RuleBasedStateMachine):
         for memory in self.memory:
             kept = memory - set(self.pinned) - coming
             assert sum(by_key[key].kv_bytes for key in kept) <= 600
+
+
+def test_other_ranks_let_go_of_a_chunk_that_one_rank_has_lost() -> None:
+    holdings = Holdings(ChunkSettings(host_bytes=600), None, RANKS)
+    key = VARIANTS[0].key
+    holdings.put(VARIANTS[0])
+    holdings.pin([key])
+    assert holdings.take_step().dropped == []
+    holdings.heard(ChunkReport(missing={key}))
+    assert not holdings.has([VARIANTS[0]])
+    assert holdings.take_step().dropped == [], "somebody is told to load it"
+    holdings.release([key])
+    assert holdings.take_step().dropped == [key]
 
 
 TestHoldings = Workers.TestCase

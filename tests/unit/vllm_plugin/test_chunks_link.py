@@ -18,7 +18,7 @@ def test_tokens_kept_in_parts_come_back_whole() -> None:
             for part in range(2):
                 between.keep(kv[layer, part, start:end], chunk[layer, part, start:end])
     between.kept()
-    between.wait_until_kept()
+    between.kept_so_far()()
     kept = kv.clone()
     kv.zero_()  # the device's memory is used again
     with between.loading():
