@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,9 @@ class IndexBuilder:
         structure = index.structure()
         return None if structure is None else {**structure, "made_by": np.array([self._maker()])}
 
-    def restored(self, structure: Structure, rows: Rows, vectors: Vectors) -> VectorIndex | None:
-        """The index that was saved, over the same vectors under new ids; None if it is of no use here:
-        made with other settings or by another FAISS."""
+    def restored(self, structure: Structure, rows: Rows, vectors: Iterable[Vectors]) -> VectorIndex | None:
+        """The index that was saved, over the same vectors, some at a time, under new ids; None, with no
+        vectors taken, if it is of no use here: made with other settings or by another FAISS."""
         if str(structure["made_by"][0]) != self._maker():
             return None
         if self._kind is IndexKind.HNSW:
@@ -105,7 +106,10 @@ class IndexBuilder:
             )
         trained = faiss.deserialize_index(structure["trained"])
         index = IvfIndex(trained, self._ivf(), trained_on=int(structure["trained_on"][0]))
-        index.add_to_lists(rows, vectors, structure["lists"])
+        for part in vectors:
+            end = len(index) + len(part)
+            these = slice(end - len(part), end)
+            index.add_to_lists(rows[these], part, structure["lists"][these])
         return index
 
     @property

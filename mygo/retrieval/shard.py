@@ -14,7 +14,8 @@ from typing import TypeAlias
 import numpy as np
 
 from mygo.config_retrieval import RetrievalConfig
-from mygo.retrieval.index import IndexKind, Rows, Structure, VectorIndex, Vectors
+from mygo.retrieval.contents import StoreContents, batches
+from mygo.retrieval.index import IndexKind, Rows, VectorIndex, Vectors
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.lock import ReadWriteLock
 from mygo.retrieval.merge import Stage, merge
@@ -23,7 +24,8 @@ from mygo.retrieval.texts import PassageTexts
 from mygo.types import ContentHash, DocId, Passage, ScoredPassage, StoreId
 
 _COPIED_AT_ONCE = 10_000
-"""Vectors that go into a new index between two looks at what has changed."""
+"""Vectors that go into a new index between two looks at what has changed, or into a snapshot: 15 MB of 384
+dimensions."""
 _COPIED_LAST = 500
 """The same while updates wait: it takes half a second at most."""
 _SAMPLE_SEED = 1
@@ -48,19 +50,6 @@ class _Store:
     """By row id, in rising order; without their texts, which lie on disk."""
     documents: dict[DocId, list[int]] = field(default_factory=dict)
     """Row ids of each document."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreContents:
-    """All that a shard holds of one store."""
-
-    store_id: StoreId
-    passages: Iterable[Passage]
-    """To be taken once."""
-    vectors: Vectors
-    """[number of passages, dimensions], in their order."""
-    structure: Structure | None = None
-    """Of their index, which saves the time to build it again."""
 
 
 class Shard:
@@ -135,9 +124,25 @@ class Shard:
 
     def fill(self, contents: StoreContents) -> None:
         """Add a whole store, of which nothing may be there yet."""
+        store_id = contents.store_id
         with self._updating, self._searchable.exclusive():
-            assert contents.store_id not in self._stores, f"{contents.store_id} is already in {self!r}"
-            self._add(contents.store_id, list(contents.passages), contents.vectors, contents.structure)
+            assert store_id not in self._stores, f"{store_id} is already in {self!r}"
+            rows = _row_array(self._new_rows(contents.count))
+            restored = contents.structure and self._builder.restored(
+                contents.structure, rows, contents.vectors
+            )
+            store = _Store(restored or self._builder.flat())
+            if not restored:
+                for part in contents.vectors:
+                    end = len(store.index) + len(part)
+                    store.index.add(rows[end - len(part) : end], part)
+            for batch in batches(zip(rows.tolist(), contents.passages, strict=True), _TEXTS_AT_ONCE):
+                self._texts.add(store_id, ((row, passage.text) for row, passage in batch))
+                _record(store, batch)
+            if contents.count:
+                self._stores[store_id] = store
+            for row, passage in store.passages.items():
+                self._row_of_text[passage.content_hash] = (store_id, row)
 
     def rebuild_outgrown(self) -> bool:
         """Build the index of one store anew if it has outgrown its own; False if none has.
@@ -278,8 +283,9 @@ class Shard:
             yield (
                 StoreContents(
                     store_id,
+                    len(store.passages),
                     self._passages(store_id, store),
-                    store.index.vectors(_row_array(store.passages)),
+                    map(store.index.vectors, map(_row_array, batches(store.passages, _COPIED_AT_ONCE))),
                     self._builder.saved(store.index),
                 )
                 for store_id, store in sorted(self._stores.items())
@@ -288,33 +294,24 @@ class Shard:
     # --- under the locks -----------------------------------------------------------------------
     # Texts are written first: should that fail (say, a full disk), the update can be tried again.
 
-    def _add(
-        self,
-        store_id: StoreId,
-        passages: Sequence[Passage],
-        vectors: Vectors,
-        structure: Structure | None = None,
-    ) -> None:
+    def _add(self, store_id: StoreId, passages: Sequence[Passage], vectors: Vectors) -> None:
         expected = (len(passages), self.dimensions)
         assert vectors.shape == expected, f"vectors {vectors.shape} for passages {expected}"
         if not passages:
             return
-        rows = range(self._next_row, self._next_row + len(passages))
-        self._next_row = rows.stop
+        rows = self._new_rows(len(passages))
         self._texts.add(store_id, zip(rows, (passage.text for passage in passages), strict=True))
-        row_ids, vectors = _row_array(rows), np.ascontiguousarray(vectors, np.float32)
-        store = self._stores.get(store_id)
-        if store is None:
-            restored = structure and self._builder.restored(structure, row_ids, vectors)
-            store = self._stores[store_id] = _Store(restored or self._builder.flat())
-            if not restored:
-                store.index.add(row_ids, vectors)
-        else:
-            store.index.add(row_ids, vectors)
+        store = self._stores.get(store_id) or _Store(self._builder.flat())
+        store.index.add(_row_array(rows), np.ascontiguousarray(vectors, np.float32))
+        self._stores[store_id] = store
+        _record(store, zip(rows, passages, strict=True))
         for row, passage in zip(rows, passages, strict=True):
-            store.passages[row] = replace(passage, text="")
-            store.documents.setdefault(passage.doc_id, []).append(row)
             self._row_of_text[passage.content_hash] = (store_id, row)
+
+    def _new_rows(self, count: int) -> range:
+        rows = range(self._next_row, self._next_row + count)
+        self._next_row = rows.stop
+        return rows
 
     def _remove(self, store_id: StoreId, doc_id: DocId) -> None:
         store = self._stores.get(store_id)
@@ -376,9 +373,7 @@ class Shard:
 
     def _passages(self, store_id: StoreId, store: _Store) -> Iterator[Passage]:
         """With their texts, some at a time."""
-        rows = list(store.passages)
-        for start in range(0, len(rows), _TEXTS_AT_ONCE):
-            part = rows[start : start + _TEXTS_AT_ONCE]
+        for part in batches(store.passages, _TEXTS_AT_ONCE):
             texts = self._texts.texts(store_id, part)
             yield from (replace(store.passages[row], text=texts[row]) for row in part)
 
@@ -386,6 +381,13 @@ class Shard:
         for row, passage in passages.items():
             if self._row_of_text.get(passage.content_hash) == (store_id, row):
                 del self._row_of_text[passage.content_hash]
+
+
+def _record(store: _Store, passages: Iterable[tuple[int, Passage]]) -> None:
+    """(row, passage) each."""
+    for row, passage in passages:
+        store.passages[row] = replace(passage, text="")
+        store.documents.setdefault(passage.doc_id, []).append(row)
 
 
 def _places(store_id: StoreId, rows: Iterable[int], ranking: Iterable[ScoredPassage]) -> _Places:

@@ -26,8 +26,9 @@ import numpy as np
 
 from mygo.config_retrieval import RetrievalConfig
 from mygo.errors import OutOfSpace, Unavailable
-from mygo.retrieval.index import Structure
-from mygo.retrieval.shard import Shard, StoreContents
+from mygo.retrieval.contents import StoreContents
+from mygo.retrieval.index import Structure, Vectors
+from mygo.retrieval.shard import Shard
 from mygo.types import Passage
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ _MANIFEST = "manifest.json"
 _DATA_PREFIX = "data-"
 _PASSAGES = "passages.jsonl"
 _VECTORS = "vectors.f32"
+_READ_AT_ONCE = 10_000
+"""Vectors: 15 MB of 384 dimensions."""
 
 
 class Outcome(StrEnum):
@@ -180,7 +183,8 @@ def _write_data(shard: Shard, data: Path) -> list[dict[str, Any]]:
         for contents in all_contents:
             # JSON's escapes keep each passage on one line
             passages.writelines(f"{json.dumps(asdict(passage))}\n" for passage in contents.passages)
-            vectors.write(np.ascontiguousarray(contents.vectors, "<f4").data)
+            for part in contents.vectors:
+                vectors.write(np.ascontiguousarray(part, "<f4").data)
             structure = None
             if contents.structure is not None:
                 structure = f"structure-{len(stores)}.npz"
@@ -188,7 +192,7 @@ def _write_data(shard: Shard, data: Path) -> list[dict[str, Any]]:
             stores.append(
                 {
                     "store_id": contents.store_id,
-                    "passages": len(contents.vectors),
+                    "passages": contents.count,
                     "structure": structure,
                 }
             )
@@ -217,10 +221,16 @@ def _read_data(data: Path, stores: list[dict[str, Any]], dimensions: int) -> Ite
             start += count
             yield StoreContents(
                 store["store_id"],
-                [Passage(**json.loads(line)) for line in islice(passages, count)],
-                vectors.astype(np.float32, copy=False),
+                count,
+                (Passage(**json.loads(line)) for line in islice(passages, count)),
+                _parts(vectors),
                 _read_structure(data, store.get("structure")),
             )
+
+
+def _parts(vectors: Vectors) -> Iterator[Vectors]:
+    for start in range(0, len(vectors), _READ_AT_ONCE):
+        yield vectors[start : start + _READ_AT_ONCE].astype(np.float32, copy=False)
 
 
 def _read_structure(data: Path, name: str | None) -> Structure | None:

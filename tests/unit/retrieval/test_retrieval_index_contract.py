@@ -214,7 +214,7 @@ def test_structure_gives_the_same_searches_when_restored_under_other_ids(
         return
     assert saved is not None
     new = ids(1000, 1000 + len(old))
-    restored = builder.restored(saved, new, index.vectors(old))
+    restored = builder.restored(saved, new, np.array_split(index.vectors(old), 3))
     assert restored is not None
     assert (restored.kind, len(restored)) == (index.kind, 606)
     assert np.array_equal(restored.vectors(new), index.vectors(old))
@@ -229,7 +229,7 @@ def test_structure_gives_the_same_searches_when_restored_under_other_ids(
     for query in units(610)[old[:5]]:
         assert not set(restored.search(query, 20)[1].tolist()) & set(new[:5].tolist())
     other = IndexBuilder(DIMENSIONS, config.model_copy(update={"ivf_lists": 9, "hnsw_links": 9}), tmp_path)
-    assert other.restored(saved, new, index.vectors(old)) is None
+    assert other.restored(saved, new, [index.vectors(old)]) is None
 
 
 def test_index_is_outgrown_when_it_shrank_to_half(config: RetrievalConfig, build: Build) -> None:

@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from retrieval_cases import DIMENSIONS, EXACT_ONLY, embed, naive_search, passages, shard_config
 
 from mygo.retrieval import Shard, owner
+from mygo.retrieval.contents import StoreContents
 from mygo.retrieval.flat import FlatIndex
 from mygo.retrieval.index import IndexKind, VectorIndex, Vectors
 from mygo.retrieval.kinds import IndexBuilder
-from mygo.retrieval.shard import StoreContents
 from mygo.retrieval.texts import PassageTexts
 from mygo.types import DocId, Passage, ScoredPassage, StoreId
 
@@ -166,7 +166,7 @@ def test_search_sees_no_other_store_when_one_is_named() -> None:
 def test_ivf_recall_is_total_when_all_lists_are_probed(vectors: int) -> None:
     shard = make_shard(approximate_from_vectors=100)
     texts = [f"text {number}" for number in range(vectors)]
-    shard.fill(StoreContents(A, passages("file", texts), embed(texts)))
+    shard.fill(StoreContents(A, len(texts), passages("file", texts), [embed(texts)]))
     assert shard.rebuild_outgrown()
     assert shard.kind(A) is IndexKind.IVF
     query = embed(["query"])[0]
@@ -177,7 +177,7 @@ def test_ivf_recall_is_total_when_all_lists_are_probed(vectors: int) -> None:
 def test_ivf_search_misses_some_but_few_when_few_lists_are_probed() -> None:
     shard = make_shard(approximate_from_vectors=100, ivf_probes=16)
     texts = [f"text {number}" for number in range(2000)]
-    shard.fill(StoreContents(A, passages("file", texts), embed(texts)))
+    shard.fill(StoreContents(A, len(texts), passages("file", texts), [embed(texts)]))
     assert shard.rebuild_outgrown()
     everything = embed(texts)
     hits = 0

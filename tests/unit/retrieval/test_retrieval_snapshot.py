@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from retrieval_cases import DIMENSIONS, embed, passages, shard_config
@@ -14,6 +15,9 @@ from retrieval_cases import DIMENSIONS, embed, passages, shard_config
 from mygo.config import RetrievalConfig
 from mygo.errors import OutOfSpace
 from mygo.retrieval import Shard, snapshot
+from mygo.retrieval import shard as shard_module
+from mygo.retrieval.flat import FlatIndex
+from mygo.retrieval.ivf import IvfIndex
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.types import DocId, DomainTag, Passage, StoreId
 
@@ -65,6 +69,36 @@ def test_load_gives_the_same_answers_when_saved_before(tmp_path: Path) -> None:
     # and it goes on living
     restored[0].delete(A, DocId("file-3"))
     shard.delete(A, DocId("file-3"))
+    assert answers(restored[0]) == answers(shard)
+
+
+def test_snapshot_of_a_large_store_is_written_and_read_some_vectors_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = filled_shard()
+    taken: list[int] = []
+
+    def noting(method: Any) -> Any:
+        def noted(index: Any, rows: Any, *vectors: Any) -> Any:
+            taken.append(len(rows))
+            return method(index, rows, *vectors)
+
+        return noted
+
+    monkeypatch.setattr(shard_module, "_COPIED_AT_ONCE", 7)
+    monkeypatch.setattr(snapshot, "_READ_AT_ONCE", 7)
+    for kind, method in (
+        (IvfIndex, "vectors"),
+        (FlatIndex, "vectors"),
+        (IvfIndex, "add_to_lists"),
+        (FlatIndex, "add"),
+    ):
+        monkeypatch.setattr(kind, method, noting(getattr(kind, method)))
+    snapshot.save(shard, 77, PRINT, tmp_path)
+    assert sum(taken) == 120 and max(taken) == 7
+    restored = load(tmp_path)
+    assert sum(taken) == 240 and max(taken) == 7
+    assert restored is not None
     assert answers(restored[0]) == answers(shard)
 
 
@@ -213,14 +247,16 @@ from pathlib import Path
 from mygo.config_retrieval import RetrievalConfig
 from mygo.retrieval import snapshot
 from mygo.retrieval.index import VectorIndex
+from mygo.retrieval.hnsw import HnswIndex
 from mygo.retrieval.ivf import IvfIndex
 
-add = IvfIndex.add
-def add_slowly(self, rows, vectors):
-    add(self, rows, vectors)
-    print("building", flush=True)
-    sys.stdin.readline()  # until killed
-IvfIndex.add = add_slowly
+def slowly(add):
+    def add_slowly(self, rows, vectors):
+        add(self, rows, vectors)
+        print("building", flush=True)
+        sys.stdin.readline()  # until killed
+    return add_slowly
+HnswIndex.add, IvfIndex.add = slowly(HnswIndex.add), slowly(IvfIndex.add)
 folder = Path(sys.argv[1])
 settings = {"approximate_from_vectors": 300, "ivf_probes": 1000, "pq_bytes": 4}
 config = RetrievalConfig(shards=1, index=sys.argv[2], **settings)
@@ -229,7 +265,7 @@ assert shard.rebuild_outgrown()
 """
 
 
-@pytest.mark.parametrize("index", ["ivf", "ivfpq"])
+@pytest.mark.parametrize("index", ["ivf", "ivfpq", "hnsw"])
 def test_snapshot_stands_when_the_process_is_killed_while_it_builds_an_index(
     index: str, tmp_path: Path
 ) -> None:
