@@ -23,6 +23,7 @@ from mygo.emulation import profile as profiles
 from mygo.emulation.profile import EngineProfile
 from mygo.emulation.settings import EngineSettings
 from mygo.serve.calls import pack
+from mygo.serve.pinned import check_asked
 from mygo.serve.reporting import keep_reporting
 from mygo.types import GenerateRequest, WorkerId
 
@@ -42,7 +43,7 @@ class EmulatedWorker:
         from mygo.emulation.serving import EmulatedEngine
         from mygo.emulation.vllm_scheduler import settle_process
 
-        worker = WorkerId(serve.get_replica_context().replica_id.unique_id)
+        self._worker = worker = WorkerId(serve.get_replica_context().replica_id.unique_id)
         slowed = profile.slowed(time_scale)
         core = EmulatedCore(settings, slowed, worker, secrets.token_hex(8), leap=False)
         settle_process()
@@ -53,8 +54,9 @@ class EmulatedWorker:
         self._watch = asyncio.create_task(self._exit_when_engine_ends())
 
     async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[bytes]:
-        """Stream a completion, each delta packed. ``worker`` is for the router; whoever gets the call
-        serves it."""
+        """Stream a completion, each delta packed. ``worker`` is for the router; raises Unavailable if that is
+        another one."""
+        check_asked(worker, self._worker)
         async for delta in self._engine.generate(request):
             yield pack(delta)
 

@@ -11,12 +11,15 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
+from mygo.errors import Unavailable
+from mygo.types import WorkerId
+
 
 class PinnedRouter(RequestRouter):  # type: ignore[misc]
     """Routes ``handle.method.remote(..., worker=ID)`` to the replica with that id.
 
-    If it is gone, any other replica serves: the residency that chose it was a hint, and a stale hint
-    costs time only. Calls without ``worker`` go anywhere.
+    If it is gone, another one gets the call and refuses it (``check_asked``): so whoever chose it learns that
+    and chooses anew, and no answer names a worker that did not give it. Calls without ``worker`` go anywhere.
     """
 
     async def choose_replicas(
@@ -35,3 +38,9 @@ class PinnedRouter(RequestRouter):  # type: ignore[misc]
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
         return [[replica] for replica in others]
+
+
+def check_asked(asked: WorkerId, own: WorkerId) -> None:
+    """For a worker to call first: raises Unavailable if the call was for another one, which is gone."""
+    if asked != own:
+        raise Unavailable(f"worker {asked} is gone")

@@ -30,6 +30,7 @@ from mygo.serve import profiling, quality_metrics, tier_metrics
 from mygo.serve.calls import pack
 from mygo.serve.deletions import DeletionFollower
 from mygo.serve.instruments import Instruments
+from mygo.serve.pinned import check_asked
 from mygo.serve.placement import cores_of
 from mygo.serve.reporting import keep_reporting
 from mygo.serve.shadowing import Outcome, Shadows
@@ -135,8 +136,9 @@ class Worker(LLMServer):  # type: ignore[misc]
         )
 
     async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[bytes]:
-        """Stream a completion, each delta packed. ``worker`` is for the router; whoever gets the call
-        serves it."""
+        """Stream a completion, each delta packed. ``worker`` is for the router; raises Unavailable if that is
+        another one."""
+        check_asked(worker, self._worker)
         self._awaiting += 1
         try:
             async for delta in self._vllm.generate(request):
@@ -150,9 +152,8 @@ class Worker(LLMServer):  # type: ignore[misc]
             self._awaiting -= 1
 
     async def cache(self, top: int, *, worker: WorkerId) -> CacheView:
-        """The most valuable nodes of the engine's knowledge tree. ``worker`` is for the router; raises
-        Unavailable if that is another one."""
-        self._check_asked(worker)
+        """The most valuable nodes of the engine's knowledge tree. ``worker`` as for ``generate``."""
+        check_asked(worker, self._worker)
         return await self._receiver.look(top, self._vllm.wake)
 
     async def _purge(self, tags: tuple[str, ...]) -> None:
@@ -160,14 +161,9 @@ class Worker(LLMServer):  # type: ignore[misc]
 
     async def quality(self, reset: bool, *, worker: WorkerId) -> QualityView | None:
         """What the engine's quality guard knows; with ``reset``, after it has forgotten everything. None: it
-        has none. ``worker`` as for ``cache``."""
-        self._check_asked(worker)
+        has none. ``worker`` as for ``generate``."""
+        check_asked(worker, self._worker)
         return await self._receiver.assess(self._vllm.wake, reset=reset)
-
-    def _check_asked(self, worker: WorkerId) -> None:
-        """Another worker's questions come here when it is gone: it is not for us to answer them."""
-        if worker != self._worker:
-            raise Unavailable(f"worker {worker} is gone")
 
     async def _observe(self, ticket: int, divergence: Divergence) -> None:
         await self._receiver.observe(ticket, divergence, self._vllm.wake)

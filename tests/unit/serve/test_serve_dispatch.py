@@ -93,16 +93,22 @@ class Cluster:
         return sum(book.open_requests(worker, self.now_s) for worker in (A, B))
 
 
-def test_start_tries_another_worker_when_one_dies_before_the_first_token() -> None:
+def refusal(error: Exception) -> BaseException:
+    return RayTaskError("generate", "traceback", error).as_instanceof_cause()
+
+
+@pytest.mark.parametrize("lost", [ActorDiedError(), refusal(Unavailable("worker a is gone"))])
+def test_start_tries_another_worker_when_one_dies_before_the_first_token(lost: BaseException) -> None:
     async def run() -> None:
         first: list[WorkerId] = []
 
         def scripts(worker: WorkerId) -> Script:
             first.append(worker)
-            return [ActorDiedError()] if len(first) == 1 else [*TOKENS, StopAsyncIteration()]
+            return [lost] if len(first) == 1 else [*TOKENS, StopAsyncIteration()]
 
         cluster = Cluster(scripts)
         generation = await cluster.start()
+        assert generation.route.worker == first[-1]
         assert [delta.text async for delta in generation] == ["x", "y"]
         assert generation.attempts == 2 and len(set(first)) == 2
         assert cluster.forgotten == first[:1] and cluster.open_requests() == 0
