@@ -166,9 +166,10 @@ class ReuseConfig(Section):
     `mygo calibrate` finds the least that keeps answers good."""
     floor_tokens: int = Field(default=16, ge=0)
     """Under `blend`: at least so many of a document's first tokens are computed anew."""
-    method: Literal["first_tokens", "spread"] = "first_tokens"
+    method: Literal["first_tokens", "spread", "deviation"] = "first_tokens"
     """Under `blend`: which tokens of a document are computed anew, besides those. `first_tokens`: the ones
-    that follow. `spread`: evenly spaced ones. `mygo calibrate` compares them."""
+    that follow. `spread`: evenly spaced ones. `deviation`: those whose values are farthest apart in two
+    copies of the document from different prompts, once there are two. `mygo calibrate` compares them."""
     kl_bound: float = Field(default=0.12, gt=0, lt=1)
     """Under `blend`: how far the first token's distribution may be from the exact one on average, as KL
     divergence in nats. Blending that breaks it is repaired more, and then switched off."""

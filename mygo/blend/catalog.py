@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
-from mygo.blend.variants import DocumentTag, Held, Variant, VariantKey
+from mygo.blend.variants import DocumentTag, Held, Ranking, Variant, VariantKey
 from mygo.blend.worth import Entry, Repairs
 from mygo.types import DomainTag, Tier
 
@@ -92,6 +93,13 @@ class VariantCatalog:
                     self._add(*victim)
             return None
         return [Held(victim.variant, left) for victim, left in leaving]
+
+    def rank(self, key: VariantKey, ranking: Ranking) -> None:
+        """How a variant's tokens are ranked has become known, if it still waits for this very ranking."""
+        for held in self._tiers.values():
+            entry = held.get(key)
+            if entry is not None and entry.variant.ranking == replace(ranking, order=()):
+                entry.variant = replace(entry.variant, ranking=ranking)
 
     def drop(self, key: VariantKey, tier: Tier) -> None:
         """A tier has lost its copy, if it had one."""

@@ -10,7 +10,7 @@ finds the variants, ``plan`` prices them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mygo.blend import cfo
@@ -47,6 +47,8 @@ class Match:
     held: Held
     needs: Mapping[VariantKey, float]
     """The CFO at alpha 1 of every variant that may be used there."""
+    order: tuple[int, ...] = ()
+    """The document's tokens as a ``Ranking`` has them; empty if they are not ranked."""
 
     @property
     def need(self) -> float:
@@ -81,7 +83,7 @@ class Match:
         offset = self.offset_tokens
         count = offset + self.repair_tokens(repair.share, repair.floor_tokens)
         first_tokens = min(count, max(offset, repair.floor_tokens))
-        chosen = select(repair.method, self.held.variant.tokens, count, first_tokens)
+        chosen = select(repair.method, self.held.variant.tokens, count, first_tokens, self.order)
         return tuple(index - offset for index in chosen if index >= offset)
 
 
@@ -150,17 +152,22 @@ def match(slots: Sequence[Slot], *, prompt_tokens: int, cached_tokens: int, find
         if start_tokens >= slot.end_tokens or slot.end_tokens >= prompt_tokens:
             continue
         before = [each.document for each in slots[:index]]
-        usable = [
-            held
-            for held in find(slot.document, slot.domains)
-            if held.variant.tokens == slot.end_tokens - slot.start_tokens
-            and (held.variant.birth.kind is not BirthKind.FIRST or index == 0)
-        ]
+        tokens = slot.end_tokens - slot.start_tokens
+        copies = [held for held in find(slot.document, slot.domains) if held.variant.tokens == tokens]
+        usable = [held for held in copies if held.variant.birth.kind is not BirthKind.FIRST or index == 0]
         if usable:
             needs = {held.variant.key: cfo.need(held.variant, before) for held in usable}
             best = min(usable, key=lambda held: _preference(held, needs))
-            found.append(Match(start_tokens, slot.end_tokens, best, needs))
+            order = _order(best.variant, (held.variant for held in copies))
+            found.append(Match(start_tokens, slot.end_tokens, best, needs, order))
     return found
+
+
+def _order(variant: Variant, copies: Iterable[Variant]) -> tuple[int, ...]:
+    """Its own ranking, or else that of another variant: it is about the document."""
+    ranked = [each for each in copies if each.ranking is not None and each.ranking.order]
+    best = min(ranked, key=lambda each: (each.key != variant.key, each.key), default=None)
+    return best.ranking.order if best is not None and best.ranking is not None else ()
 
 
 _SPEED = {tier: place for place, tier in enumerate(Tier)}

@@ -1,10 +1,11 @@
 """Which of a variant's tokens are recomputed, once it is known how many.
 
 Only what is known before a step is scheduled can be recomputed within it, in its token budget: a token's
-place in its document is. Methods that rank tokens by what a prompt makes of them were left out:
+place in its document, and how far its values are apart in copies of it that were born in different contexts.
+Methods that rank tokens by what a prompt makes of them were left out:
 
-- Key or value deviation (CacheBlend, arXiv 2405.16444) is known once an early layer of *all* tokens has been
-  computed in their new place, in the middle of the step that was to compute a part of them.
+- Key or value deviation from what the new place gives (CacheBlend, arXiv 2405.16444) is known once an early
+  layer of *all* tokens has been computed there, in the middle of the step that was to compute a part of them.
 - Attention to what was before at birth (Cache-Craft, arXiv 2502.15734, Eq. 14) could be stored with a
   variant. But paged attention returns no weights, and keys of earlier steps lie in the backend's own packing:
   it takes a second attention, beside the model's, on every prompt that something is kept of.
@@ -12,8 +13,10 @@ place in its document is. Methods that rank tokens by what a prompt makes of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 
 class Method(StrEnum):
@@ -21,6 +24,9 @@ class Method(StrEnum):
     """The first ones (EPIC, arXiv 2410.15332): they take up attention that belongs to what is before them."""
     SPREAD = "spread"
     """Evenly spaced ones: what others have to beat for their choice to mean something."""
+    DEVIATION = "deviation"
+    """Those whose values are farthest apart in two variants of the document (``variants.Ranking``); the first
+    ones until there are two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +40,22 @@ class Repair:
     method: Method = Method.FIRST_TOKENS
 
 
-def select(method: Method, tokens: int, count: int, first_tokens: int) -> list[int]:
+def select(
+    method: Method, tokens: int, count: int, first_tokens: int, order: Sequence[int] = ()
+) -> list[int]:
     """The indices in [0, tokens) of ``count`` tokens to recompute, in ascending order.
 
-    The ``first_tokens`` first ones are always among them; the method chooses the others. Raises ValueError
-    for counts that cannot be had.
+    The ``first_tokens`` first ones are always among them; the method chooses the others. ``order``: all
+    tokens as ``variants.Ranking`` has them, if they are ranked. Raises ValueError for counts that cannot be
+    had.
     """
     if not 0 <= first_tokens <= count <= tokens:
         raise ValueError(f"cannot select {count} of {tokens} tokens, and the first {first_tokens} among them")
     match method:
-        case Method.FIRST_TOKENS:
+        case Method.DEVIATION if order:
+            behind = (index for index in order if index >= first_tokens)
+            return [*range(first_tokens), *sorted(islice(behind, count - first_tokens))]
+        case Method.FIRST_TOKENS | Method.DEVIATION:
             return list(range(count))
         case Method.SPREAD:
             others, chosen = tokens - first_tokens, count - first_tokens

@@ -74,6 +74,17 @@ class Birth:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranking:
+    """Which of a document's tokens depend most on what is before the document: by how far their values are
+    apart in two of its variants."""
+
+    order: tuple[int, ...]
+    """All tokens, those that depend most first; empty until it is known."""
+    seen: tuple[DocumentTag, ...]
+    """What the other variant has seen: the order tells something of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """One copy of a document's KV: keys before rotary embedding, and values. All of it was computed in its
     birth context; a document that was reused itself is never stored again. What lay before it may have been
@@ -88,10 +99,19 @@ class Variant:
     """The domain of the path at the document's end when it was born, thus the narrowest of everything before
     it and its own. Any name that is equal for equal domains will do, such as the path's salt."""
     birth: Birth
+    ranking: Ranking | None = None
+    """None if it is compared with no other variant."""
+
+    def __post_init__(self) -> None:
+        order = self.ranking.order if self.ranking is not None else ()
+        if order and sorted(order) != list(range(self.tokens)):
+            raise ValueError(f"a ranking must name each of {self.tokens} tokens once")
 
     def has_seen(self, documents: Collection[DocumentTag]) -> bool:
-        """Whether it is of one of them, or one of them has left something in it."""
-        return self.document in documents or self.birth.has_seen(documents)
+        """Whether it is of one of them, or one of them has left something in it, if only in its ranking."""
+        ranked_by = self.ranking.seen if self.ranking is not None else ()
+        beside = any(each in documents for each in ranked_by)
+        return self.document in documents or beside or self.birth.has_seen(documents)
 
 
 @dataclass(frozen=True, slots=True)

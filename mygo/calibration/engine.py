@@ -18,7 +18,8 @@ import torch
 from vllm import LLM, SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from mygo.blend.selection import Repair
+from mygo.blend.selection import Method, Repair
+from mygo.calibration.groups import BIRTHS
 from mygo.config import Config
 from mygo.tree.keys import domain_salt, passage_tag
 from mygo.types import Prompt, Reuse, SegmentSpan
@@ -67,7 +68,7 @@ class BlendEngine:
         """Needs VLLM_ENABLE_V1_MULTIPROCESSING=0 from before vLLM was imported."""
         self._heard: dict[int, _Heard] = {}
         settings = config.model
-        chunks = ChunkSettings(host_bytes=CHUNK_BYTES, max_variants=1)
+        chunks = ChunkSettings(host_bytes=CHUNK_BYTES, max_variants=BIRTHS, method=Method.DEVIATION.value)
         self._llm = LLM(
             str(model),
             skip_tokenizer_init=True,

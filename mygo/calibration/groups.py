@@ -4,6 +4,7 @@ A passage's KV must come from a prompt in which it stood behind other passages t
 service. So questions are measured in groups: the first passages of all questions of a group are computed in
 one prompt, behind a passage that is in none of theirs, the second ones in the next, and so on. No two
 passages of a question meet before they meet in it: none has seen what it sees now, which is the hardest case.
+Then all this once more, with other neighbours: what ranks tokens compares two births.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from mygo.calibration.questions import Question
 from mygo.errors import BadRequest
 
 GROUP_QUESTIONS = 4
+BIRTHS = 2
+"""Of each passage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Posed:
 class Group:
     posed: tuple[Posed, ...]
     births: tuple[tuple[str, ...], ...]
-    """Passages of the prompts that are computed first; the first one of each is in no question."""
+    """Passages of the prompts that are computed first. Each is in ``BIRTHS`` of them, but the first one of a
+    prompt, which is in no question."""
 
 
 def groups(
@@ -41,7 +45,7 @@ def groups(
 
     Raises BadRequest if there are too few passages for it.
     """
-    needed = documents * (GROUP_QUESTIONS + 1)
+    needed = documents * (GROUP_QUESTIONS + BIRTHS)
     if len(passages) < needed:
         raise BadRequest(
             f"{len(passages)} passages are too few for prompts of {documents} documents with different "
@@ -87,7 +91,9 @@ def _group(
         by_popularity = tuple(sorted(own, key=rank.__getitem__))
         posed.append(Posed(question, tuple(rng.sample(own, k=documents)), by_popularity))
     births = []
-    for place in range(documents):
-        born = [each.passages[place] for each in posed]
-        births.append((others.pop(), *rng.sample(born, k=len(born))))
+    for birth in range(BIRTHS):
+        for place in range(documents):
+            # each from another place of its question the second time: behind other ones
+            born = [each.passages[(place + birth * at) % documents] for at, each in enumerate(posed)]
+            births.append((others.pop(), *rng.sample(born, k=len(born))))
     return Group(tuple(posed), tuple(births))

@@ -173,6 +173,7 @@ def _subject(config: Config, wish: Wish, material: questions.Material) -> dict[s
         "system": config.prompt.system,
         "after_documents": config.prompt.after_documents,
         "documents_per_prompt": wish.documents,
+        "births": groups.BIRTHS,
         "passages": len(material.passages),
         "questions": len(material.questions),
         "seed": wish.seed,

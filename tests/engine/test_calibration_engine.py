@@ -31,6 +31,7 @@ from mygo.types import (
     Segment,
     SegmentKey,
     SegmentKind,
+    Tier,
 )
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("engine_in_process")]
@@ -171,6 +172,54 @@ def test_methods_share_blocks_only_where_they_compute_the_same_tokens(engine: An
     assert again.nats == pytest.approx(first.nats, abs=ROUNDING)
 
 
+def test_two_births_rank_a_documents_tokens_and_rankings_share_no_blocks(engine: Any) -> None:
+    from mygo.calibration.engine import Asked
+    from mygo.calibration.measure import kl
+
+    engine.forget(chunks=True)
+    documents, question = drawn(6, documents=4)
+    there = prompt((documents[3], documents[2]), question)
+    deviation = [Asked(there, Repair(0.25, 4, Method.DEVIATION), said=(9,))]
+
+    def bear(neighbour: int) -> None:
+        behind = [(documents[neighbour], documents[place]) for place in (2, 3)]
+        engine.answer([Asked(prompt(both, question)) for both in behind])
+        engine.forget(chunks=False)
+
+    bear(0)
+    (unranked,) = engine.answer(deviation)
+    engine.forget(chunks=False)
+    (first,) = engine.answer([Asked(there, first_tokens(0.25), said=(9,))])
+    assert unranked.nats == pytest.approx(first.nats, abs=ROUNDING), "with one birth they are the first ones"
+
+    engine.forget(chunks=False)
+    bear(1)
+    catalog = engine._llm.llm_engine.engine_core.engine_core.scheduler.connector._chunks._holdings._catalog
+    ranked = [each for each in catalog._tiers[Tier.HOST].values() if each.variant.ranking is not None]
+    assert len(ranked) == 2
+    for entry in ranked:
+        # what is just behind other text has seen most of it
+        assert np.mean(entry.variant.ranking.order[:16]) < np.mean(entry.variant.ranking.order[-16:])
+    (one,) = engine.answer(deviation)
+    assert one.cached_tokens == DOCUMENT_TOKENS * 3 // 2
+    assert abs(one.nats - first.nats) > 10 * ROUNDING
+    # all but the token that depends least on what is before it
+    (most,) = engine.answer([Asked(there, Repair(63 / 64, 4, Method.DEVIATION), said=(9,))])
+    for entry in ranked:
+        ranking = entry.variant.ranking
+        entry.variant = replace(entry.variant, ranking=replace(ranking, order=ranking.order[::-1]))
+    (other,) = engine.answer(deviation)
+    assert other.cached_tokens == one.cached_tokens + 32, (
+        "besides the system prompt's block, nothing is shared"
+    )
+    assert abs(other.nats - one.nats) > 10 * ROUNDING
+    (every,) = engine.answer([Asked(there, Repair(1.0, 4, Method.DEVIATION), said=(9,))])
+    engine.forget(chunks=True)
+    (exact,) = engine.answer([Asked(there, said=(9,))])
+    assert abs(most.nats - exact.nats) < abs(one.nats - exact.nats) / 2
+    assert kl(exact.first, every.first) < 1e-6
+
+
 def test_answers_are_exact_when_all_is_repaired(engine: Any) -> None:
     """Over 50 prompts with documents in another order: as near to a cold run as a plain prefix hit is. And
     the first token already where all but one token of each document is repaired."""
@@ -232,7 +281,7 @@ def test_calibration_goes_on_where_it_was_cut_off(engine: Any, config: Config, t
         count=24,
         documents=3,
         shares=(0.0, 0.25),
-        methods=(Method.FIRST_TOKENS, Method.SPREAD),
+        methods=tuple(Method),
         gold_nats_bound=100.0,
         seed=0,
         plot=False,
@@ -241,7 +290,7 @@ def test_calibration_goes_on_where_it_was_cut_off(engine: Any, config: Config, t
     lines = (wish.folder / "outcomes.jsonl").read_text().splitlines()
     outcomes = [Outcome(**json.loads(line)) for line in lines]
     asked = {outcome.question for outcome in outcomes}
-    assert len(outcomes) == 5 * len(asked) and len(asked) > 20
+    assert len(outcomes) == 6 * len(asked) and len(asked) > 20
     for outcome in outcomes:
         tokens = outcome.computed_share * 3 * (DOCUMENT_TOKENS - 4)
         assert tokens == pytest.approx(round(tokens))
@@ -253,7 +302,8 @@ def test_calibration_goes_on_where_it_was_cut_off(engine: Any, config: Config, t
             assert outcome.computed_share == pytest.approx(outcome.share)
             assert outcome.first_token_kl > 0
     means = {(line.method, line.share): line.kl for line in found.lines if line.documents == 1}
-    assert means["first_tokens", 0.25] < means["first_tokens", 0.0]
+    assert all(means[method, 0.25] < means["first_tokens", 0.0] for method in Method)
+    assert len({round(means[method, 0.25], 6) for method in Method}) == len(Method)
     reordered = [outcome.first_token_kl for outcome in outcomes if outcome.method == CACHE_ORDER]
     # one of six orders of three documents is the same
     assert len(asked) / 2 < sum(each > 1e-6 for each in reordered) < len(asked)

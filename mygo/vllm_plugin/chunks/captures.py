@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from mygo.blend.plan import Slot
-from mygo.blend.variants import Birth, BirthKind, Variant, VariantKey, variant_key
+from mygo.blend.variants import Birth, BirthKind, Ranking, Variant, VariantKey, variant_key
 from mygo.types import DomainTag
 from mygo.vllm_plugin.chunks import documents
 from mygo.vllm_plugin.chunks.holdings import Holdings
@@ -22,7 +23,8 @@ MOST_SEEN = 256
 
 class Captures:
     """``births``: which copies of real prompts' documents are kept, besides those that lie first.
-    ``chunk_bytes``: what a chunk of so many tokens takes of the workers' memory."""
+    ``chunk_bytes``: what a chunk of so many tokens takes of the workers' memory. ``ranks``: find out which
+    of a document's tokens depend most on their context."""
 
     def __init__(
         self,
@@ -30,11 +32,14 @@ class Captures:
         quality: Quality,
         births: BirthKind,
         chunk_bytes: Callable[[int], int],
+        *,
+        ranks: bool,
     ) -> None:
         self._holdings = holdings
         self._quality = quality
         self._births = births
         self._chunk_bytes = chunk_bytes
+        self._ranks = ranks
         self._under_way: set[VariantKey] = set()
 
     def begin(self, live: Live) -> None:
@@ -85,8 +90,24 @@ class Captures:
             captures.append(Capture(variant.key, variant.tokens, chunk_start, start, end))
             if end == capturing.end_tokens:
                 self._end(live, capturing)
-                self._holdings.put(variant)
+                self._put(live, variant)
         return captures
+
+    def _put(self, live: Live, variant: Variant) -> None:
+        """Ranked from a variant that is shared as widely, and leaves no sooner where blends lose trust."""
+        held = self._holdings.held(live.namespace, variant.document, {variant.domain}) if self._ranks else []
+        others = [
+            each.variant
+            for each in held
+            if each.variant.tokens == variant.tokens
+            and (variant.birth.blend or not each.variant.birth.blend)
+            and self._holdings.has([each.variant])
+        ]
+        # one that is first has seen nothing but the system prompt, which tells less of what others will do
+        other = min(others, key=lambda each: each.birth.kind is BirthKind.FIRST, default=None)
+        if other is not None:
+            variant = replace(variant, ranking=Ranking((), other.birth.before + other.birth.seen))
+        self._holdings.put(variant, other)
 
     def give_up(self, live: Live) -> None:
         """What is not whole yet never will be."""

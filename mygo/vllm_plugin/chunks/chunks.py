@@ -23,6 +23,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import Request
 
+from mygo.blend.selection import Method
 from mygo.blend.variants import BirthKind, DocumentTag, Namespace
 from mygo.types import SegmentKey, SegmentSpan
 from mygo.vllm_plugin.chunks import documents
@@ -91,6 +92,7 @@ class Chunks:
                 self._quality,
                 births,
                 lambda tokens: ranks * held_bytes(tokens * token_bytes),
+                ranks=settings.method == Method.DEVIATION,
             )
             self._hold_back(manager)
 
@@ -316,7 +318,7 @@ class Chunks:
         self._holdings.purge(gone)
         for live in self._live.values():
             here = any(slot.document in gone for slot in live.slots)
-            if here or any(variant.birth.has_seen(gone) for _, variant in live.reuses()):
+            if here or any(variant.has_seen(gone) for _, variant in live.reuses()):
                 live.retired = True
                 self._captures.give_up(live)
 

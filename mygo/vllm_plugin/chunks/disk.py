@@ -15,7 +15,7 @@ import torch
 from vllm import __version__ as vllm_version
 from vllm.config import VllmConfig
 
-from mygo.blend.variants import Variant, VariantKey
+from mygo.blend.variants import Ranking, Variant, VariantKey
 from mygo.errors import ConfigError
 from mygo.vllm_plugin.chunks.deviations import Deviations
 from mygo.vllm_plugin.chunks.files import ChunkFiles
@@ -72,6 +72,8 @@ class ChunkReport:
     missing: set[VariantKey] = field(default_factory=set)
     """What some rank was to load, and had not in memory."""
     deviations: Deviations = field(default_factory=Deviations)
+    rankings: dict[VariantKey, Ranking] = field(default_factory=dict)
+    """Of chunks that were compared with another; the first rank's, for all must recompute the same tokens."""
     loaded_bytes: int = 0
     """Of chunks, brought to the device."""
     load_s: float = 0.0
@@ -82,7 +84,8 @@ class ChunkReport:
     """In which they were: of the slowest rank."""
 
     def __bool__(self) -> bool:
-        return bool(self.read or self.lost or self.missing or self.deviations or self.loaded_bytes)
+        found = self.read or self.lost or self.missing or self.deviations or self.rankings
+        return bool(found or self.loaded_bytes)
 
     def __add__(self, other: ChunkReport) -> ChunkReport:
         return ChunkReport(
@@ -90,6 +93,7 @@ class ChunkReport:
             self.lost | other.lost,
             self.missing | other.missing,
             self.deviations + other.deviations,
+            self.rankings | other.rankings,
             self.loaded_bytes + other.loaded_bytes,
             max(self.load_s, other.load_s),
             self.read_bytes + other.read_bytes,

@@ -12,13 +12,13 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mygo.blend.variants import Birth, BirthKind, DocumentTag, Variant, VariantKey
+from mygo.blend.variants import Birth, BirthKind, DocumentTag, Ranking, Variant, VariantKey
 from mygo.types import DomainTag
 from mygo.vllm_plugin.disk.format import HEADER_BYTES, KEY_BYTES, ChunkKey, is_intact, seal
 
@@ -108,6 +108,7 @@ def _facts(variant: Variant, kv: torch.Tensor) -> dict[str, Any]:
         "before": variant.birth.before,
         "blend": variant.birth.blend,
         "seen": variant.birth.seen,
+        "ranking": asdict(variant.ranking) if variant.ranking is not None else None,
         "shape": list(kv.shape),
         "type": str(kv.dtype).removeprefix("torch."),
     }
@@ -115,6 +116,7 @@ def _facts(variant: Variant, kv: torch.Tensor) -> dict[str, Any]:
 
 def _variant(facts: dict[str, Any]) -> Variant:
     before, seen = (tuple(map(DocumentTag, facts[name])) for name in ("before", "seen"))
+    ranking = facts.get("ranking")  # files of before there were rankings have none
     return Variant(
         VariantKey(facts["key"]),
         DocumentTag(facts["document"]),
@@ -122,6 +124,7 @@ def _variant(facts: dict[str, Any]) -> Variant:
         int(facts["kv_bytes"]),
         DomainTag(facts["domain"]),
         Birth(BirthKind(facts["birth"]), before, blend=str(facts["blend"]), seen=seen),
+        None if ranking is None else Ranking(tuple(ranking["order"]), tuple(ranking["seen"])),
     )
 
 

@@ -83,9 +83,12 @@ class Holdings:
         """Workers begin to fill a chunk. They may have an older one of this name, with the same content."""
         self._dropped.pop(key, None)
 
-    def put(self, variant: Variant) -> None:
-        """Workers have a whole chunk once the step that is being planned is computed."""
+    def put(self, variant: Variant, other: Variant | None = None) -> None:
+        """Workers have a whole chunk once the step that is being planned is computed. ``other``: in memory,
+        and what it is ranked from; then its ranking says what that has seen."""
         self._completed[-1].append(variant.key)
+        if other is not None:
+            self.next_step.rankings.append((variant, other.key))
         if self._home is not None and self._keep_on_disk(variant):
             self.next_step.writes.append(variant)
         self._keep_in_memory(variant)
@@ -112,6 +115,8 @@ class Holdings:
             self._catalog.drop(key, Tier.DISK)
             if self._fetching.pop(key, None) is not None:
                 self.drop(key)  # other ranks may have their part
+        for key, ranking in report.rankings.items():
+            self._catalog.rank(key, ranking)
         for key, ranks in report.read.items():
             if key not in self._fetching:
                 self.drop(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.forward_context import get_forward_context
 from vllm.utils.torch_utils import async_tensor_h2d
 
-from mygo.blend.variants import VariantKey
+from mygo.blend.variants import Ranking, VariantKey
 from mygo.vllm_plugin.chunks.deviations import Deviations
 from mygo.vllm_plugin.chunks.disk import ChunkDisk, ChunkReport
 from mygo.vllm_plugin.chunks.layers import VALUES, Layers, Tap
 from mygo.vllm_plugin.chunks.layout import Load, Positions
 from mygo.vllm_plugin.chunks.link import HostLink
 from mygo.vllm_plugin.chunks.scatter import ScatteredSteps
+from mygo.vllm_plugin.chunks.sensitivity import order
 from mygo.vllm_plugin.chunks.step import Capture, ChunkStep
 
 
@@ -36,6 +38,7 @@ class ChunkMover:
         self._failed_blocks: set[int] = set()
         self._missing: set[VariantKey] = set()
         self._deviations = Deviations()
+        self._rankings: dict[VariantKey, Ranking] = {}
         self._disk: ChunkDisk | None = None
 
     def attach(self, runner: Any) -> None:
@@ -164,9 +167,11 @@ class ChunkMover:
             self._places = []
             self._link.kept()
             self._compare()
+        self._rank()
         for variant in self._step.writes:
             assert self._disk is not None
-            self._disk.write(variant, self._chunks[variant.key], self._link.kept_so_far())
+            ranked = replace(variant, ranking=self._rankings.get(variant.key, variant.ranking))
+            self._disk.write(ranked, self._chunks[variant.key], self._link.kept_so_far())
         # last, because a chunk may turn out to be of no use in the step that completes it
         for key in self._step.dropped:
             self._chunks.pop(key, None)
@@ -179,6 +184,7 @@ class ChunkMover:
             self._chunks.update(found)
         report.missing, self._missing = self._missing, set()
         report.deviations, self._deviations = self._deviations, Deviations()
+        report.rankings, self._rankings = self._rankings, {}
         report.loaded_bytes, report.load_s = self._link.take()
         return report
 
@@ -186,6 +192,16 @@ class ChunkMover:
         """End what was begun on disk."""
         if self._disk is not None:
             self._disk.close()
+
+    def _rank(self) -> None:
+        """Only the first rank does, by its heads: all must recompute the same tokens."""
+        if not self._step.rankings or get_tensor_model_parallel_rank() != 0:
+            return
+        self._link.kept_so_far()()
+        for variant, other_key in self._step.rankings:
+            chunk, other = self._chunks.get(variant.key), self._chunks.get(other_key)
+            if chunk is not None and other is not None and variant.ranking is not None:
+                self._rankings[variant.key] = replace(variant.ranking, order=order(chunk, other))
 
     def _compare(self) -> None:
         if not self._step.comparisons:

@@ -54,5 +54,7 @@ class ChunkStep:
     """Delete them from disk first."""
     reads: list[VariantKey] = field(default_factory=list)
     """Bring them from disk to memory."""
+    rankings: list[tuple[Variant, VariantKey]] = field(default_factory=list)
+    """Chunks that this step completes, and the other one of its document from which each is ranked."""
     writes: list[Variant] = field(default_factory=list)
     """Put them on disk once this step is computed: it completes them."""

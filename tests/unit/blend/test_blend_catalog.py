@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mygo.blend.catalog import VariantCatalog
-from mygo.blend.variants import Birth, BirthKind, DocumentTag, Held, Variant, VariantKey
+from mygo.blend.variants import Birth, BirthKind, DocumentTag, Held, Ranking, Variant, VariantKey
 from mygo.blend.worth import RECENT_USES, Repairs
 from mygo.types import PUBLIC, DomainTag, Tier
 
@@ -122,6 +122,32 @@ def test_purge_takes_what_was_born_behind_the_document() -> None:
     assert set(store.purge([A])) == {Held(saw_a, Tier.HOST), Held(saw_a, Tier.DISK), Held(own, Tier.HOST)}
     assert store.held(B, [PUBLIC]) == [Held(free, Tier.HOST)]
     assert store.purge([A]) == []
+
+
+def test_ranking_is_kept_only_by_the_variant_that_waits_for_it() -> None:
+    store = catalog()
+    each = replace(variant("B", kv_bytes=100), ranking=Ranking((), (A,)))
+    store.put(each, Tier.HOST)
+    store.put(each, Tier.DISK)
+    known = Ranking(tuple(range(100)), (A,))
+    store.rank(each.key, replace(known, seen=(B,)))
+    assert store.held(B, [PUBLIC]) == [Held(each, Tier.HOST)]
+    store.rank(each.key, known)
+    store.rank(each.key, replace(known, order=known.order[::-1]))
+    store.rank(VariantKey("another"), known)
+    store.drop(each.key, Tier.HOST)
+    assert store.held(B, [PUBLIC]) == [Held(replace(each, ranking=known), Tier.DISK)]
+
+
+def test_purge_takes_what_was_ranked_by_what_has_seen_the_document() -> None:
+    store = catalog()
+    waiting, plain = variant("B", behind("C"), kv_bytes=100), variant("B", behind("D"), kv_bytes=100)
+    waiting = replace(waiting, ranking=Ranking((), (A,)))
+    for each in (waiting, plain):
+        store.put(each, Tier.HOST)
+    assert store.purge([A]) == [Held(waiting, Tier.HOST)]
+    store.rank(waiting.key, Ranking(tuple(range(100)), (A,)))
+    assert store.held(B, [PUBLIC]) == [Held(plain, Tier.HOST)]
 
 
 def test_purge_and_distrust_take_what_was_born_in_sight_of_reuse() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mygo.blend.identity import tags
 from mygo.blend.plan import BlendPlan, Find, Match, Slot, match, plan
 from mygo.blend.selection import Method, Repair
-from mygo.blend.variants import Attention, DocumentTag, Held, VariantKey
+from mygo.blend.variants import Attention, DocumentTag, Held, Ranking, Variant, VariantKey
 from mygo.types import PUBLIC, DomainTag, Tier
 
 SYSTEM_TOKENS = 40
@@ -270,6 +270,37 @@ def reused(found: BlendPlan) -> list[tuple[VariantKey, int, int, tuple[int, ...]
 
 
 methods = st.sampled_from(list(Method))
+
+
+def ranked(each: Variant, order: Sequence[int]) -> Variant:
+    return replace(each, ranking=Ranking(tuple(order), ()))
+
+
+def test_tags_differ_when_only_the_ranking_does() -> None:
+    order = list(range(100))
+    found = [
+        planned("BA", [on_host(ranked(variant("A"), each))], method=Method.DEVIATION)
+        for each in (order[::-1], order[1:] + order[:1])
+    ]
+    chosen = [each.pieces[1].repaired for each in found if each is not None]
+    assert chosen == [(*range(8), *range(93, 100)), tuple(range(15))]
+    one, other = (tags(each.pieces, 0) for each in found if each is not None)
+    assert one != other and [at for at, _ in one] == [at for at, _ in other]
+
+
+def test_match_takes_the_ranking_of_another_variant_when_its_own_has_none() -> None:
+    order, backwards = tuple(range(100)), tuple(range(99, -1, -1))
+    near, far = variant("C", behind("A", "B")), variant("C", behind("D"))
+    first, other_tenants = variant("C", FIRST), variant("C", FILLER, domain=DomainTag("tenant"))
+    for held, expected in (
+        ([near, ranked(far, order)], order),
+        ([ranked(near, backwards), ranked(far, order)], backwards),
+        ([near, ranked(first, order)], order),
+        ([near, far, ranked(other_tenants, order)], ()),
+        ([near, ranked(far, ())], ()),
+    ):
+        [found] = matches("ABC", [on_host(each) for each in held])
+        assert found.held.variant.key == near.key and found.order == expected
 
 
 @given(situations(), situations(), alphas, alphas, methods, methods, st.integers(0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,19 @@ def test_spread_leaves_gaps_that_differ_by_one_at_most(asked: tuple[int, int, in
         gap = (tokens - first_tokens) / len(behind)
         assert abs(behind[0] - first_tokens - (gap - 1) / 2) <= 1
         assert abs(tokens - 1 - behind[-1] - (gap - 1) / 2) <= 1
+
+
+@given(counts(), st.randoms(use_true_random=False))
+def test_deviation_takes_those_that_are_ranked_first(asked: tuple[int, int, int], rng: Random) -> None:
+    tokens, count, first_tokens = asked
+    order = rng.sample(range(tokens), k=tokens)
+    chosen = select(Method.DEVIATION, *asked, order)
+    assert len(chosen) == count and chosen == sorted(set(chosen))
+    assert chosen[:first_tokens] == list(range(first_tokens))
+    places = [order.index(index) for index in chosen[first_tokens:]]
+    left = [order.index(index) for index in set(range(tokens)) - set(chosen)]
+    assert max(places, default=-1) < min(left, default=tokens)
+    assert select(Method.DEVIATION, *asked) == select(Method.FIRST_TOKENS, *asked, order)
 
 
 @pytest.mark.parametrize("asked", [(3, -1, 0), (3, 4, 0), (3, 2, 3), (3, 2, -1)])

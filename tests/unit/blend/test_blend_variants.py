@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from blend_cases import variant
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mygo.blend.variants import Attention, Birth, BirthKind, DocumentTag, Namespace, variant_key
+from mygo.blend.variants import (
+    Attention,
+    Birth,
+    BirthKind,
+    DocumentTag,
+    Namespace,
+    Ranking,
+    variant_key,
+)
 from mygo.types import DomainTag
 
 NAMESPACE = Namespace("model", "", "tokenizer", "bfloat16", "system", "1")
@@ -54,3 +63,11 @@ def test_birth_is_refused_when_it_contradicts_itself() -> None:
         Birth(BirthKind.CONTEXTUAL, (DocumentTag("x"),), Attention((), (), 1.0))
     with pytest.raises(ValueError, match="first birth has no reused documents"):
         Birth(BirthKind.FIRST, blend="f" * 32)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (0, 1, 1), (1, 2, 3), (0, 1, 2, 3)])
+def test_ranking_is_refused_when_it_is_not_of_all_tokens(order: tuple[int, ...]) -> None:
+    plain = variant("d", tokens=3)
+    assert replace(plain, ranking=Ranking((2, 0, 1), ())).has_seen([DocumentTag("d")])
+    with pytest.raises(ValueError, match="each of 3 tokens once"):
+        replace(plain, ranking=Ranking(order, ()))

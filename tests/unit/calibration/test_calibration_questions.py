@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mygo.calibration.groups import GROUP_QUESTIONS, groups
+from mygo.calibration.groups import BIRTHS, GROUP_QUESTIONS, groups
 from mygo.calibration.questions import (
     ANSWER_WORDS,
     CUE_WORDS,
@@ -127,6 +127,8 @@ def test_passages_of_a_question_are_born_apart_and_behind_another() -> None:
             assert not any(birth[0] in passages for passages in asked)
         for passages in asked:
             assert all(len(passages & born) == 1 for born in behind)
+            assert all(sum(each in born for born in behind) == BIRTHS for each in passages)
+        assert len({birth[0] for birth in group.births}) == len(group.births)
 
 
 def test_groups_are_the_same_when_arguments_are() -> None:
@@ -138,8 +140,8 @@ def test_groups_are_the_same_when_arguments_are() -> None:
 
 
 def test_groups_are_refused_when_there_are_too_few_passages() -> None:
-    found = material(14)
-    with pytest.raises(BadRequest, match=r"14 passages are too few .* at least 15"):
+    found = material(17)
+    with pytest.raises(BadRequest, match=r"17 passages are too few .* at least 18"):
         groups(found.questions, found.passages, documents=3, seed=0)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from mygo.blend.variants import Birth, BirthKind, DocumentTag, Variant, VariantKey
+from mygo.blend.variants import Birth, BirthKind, DocumentTag, Ranking, Variant, VariantKey
 from mygo.types import DomainTag
+from mygo.vllm_plugin.chunks import files as chunk_files
 from mygo.vllm_plugin.chunks.disk import ChunkDisk
 from mygo.vllm_plugin.chunks.files import ChunkFiles
 from mygo.vllm_plugin.chunks.mover import ChunkMover
@@ -23,7 +26,13 @@ def _variant(number: int = 1) -> Variant:
     before, seen = (DocumentTag("b" * 32), DocumentTag("c" * 32)), (DocumentTag("d" * 32),)
     birth = Birth(BirthKind.CONTEXTUAL, before, blend="e" * 32, seen=seen)
     return Variant(
-        VariantKey(f"{number:032x}"), DocumentTag("a" * 32), 5, 5 * 64, DomainTag("tenant/é"), birth
+        VariantKey(f"{number:032x}"),
+        DocumentTag("a" * 32),
+        5,
+        5 * 64,
+        DomainTag("tenant/é"),
+        birth,
+        Ranking((4, 0, 2, 1, 3), (DocumentTag("e" * 32),)),
     )
 
 
@@ -62,6 +71,38 @@ def test_file_that_is_not_what_was_written_is_a_miss_and_goes(harm: str, tmp_pat
             file.write(b"\xff")
     assert files.read(key) is None
     assert not path.exists()
+
+
+@pytest.mark.parametrize("ranking", [None, Ranking((), (DocumentTag("e" * 32),))])
+def test_variant_comes_back_when_it_is_not_ranked(ranking: Ranking | None, tmp_path: Path) -> None:
+    files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
+    plain = replace(_variant(), ranking=ranking)
+    files.write(plain, _kv())
+    assert files.variants() == [plain]
+
+
+def test_file_of_before_there_were_rankings_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
+    facts = chunk_files._facts
+
+    def without(variant: Variant, kv: torch.Tensor) -> dict[str, Any]:
+        return {name: fact for name, fact in facts(variant, kv).items() if name != "ranking"}
+
+    monkeypatch.setattr(chunk_files, "_facts", without)
+    files.write(_variant(), _kv())
+    assert files.variants() == [replace(_variant(), ranking=None)]
+    found = files.read(_variant().key)
+    assert found is not None and torch.equal(found, _kv())
+
+
+def test_file_with_a_broken_ranking_is_cleared(tmp_path: Path) -> None:
+    files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
+    files.write(_variant(), _kv())
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    assert content.count(b"[4, 0, 2, 1, 3]") == 1
+    path.write_bytes(content.replace(b"[4, 0, 2, 1, 3]", b"[4, 0, 2, 1, 9]"))
+    assert files.variants() == [] and not path.exists()
 
 
 def test_chunks_of_other_models_and_ranks_are_not_ours(tmp_path: Path) -> None:
