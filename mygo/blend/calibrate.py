@@ -100,8 +100,19 @@ def _quality(rows: Sequence[Row], rng: Random) -> Quality:
 
 def upper_mean(values: Sequence[float], rng: Random) -> float:
     """The upper end of the one-sided bootstrap interval of the mean."""
-    means = sorted(_mean(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    return means[round(CONFIDENCE * RESAMPLES) - 1]
+    return _resampled(values, rng)[round(CONFIDENCE * RESAMPLES) - 1]
+
+
+def mean_interval(values: Sequence[float], rng: Random) -> tuple[float, float]:
+    """Both ends of the two-sided one."""
+    means = _resampled(values, rng)
+    outside = round((1 - CONFIDENCE) / 2 * RESAMPLES)
+    return means[outside], means[-1 - outside]
+
+
+def _resampled(values: Sequence[float], rng: Random) -> list[float]:
+    """Means of as many values drawn with replacement, in ascending order."""
+    return sorted(_mean(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
 
 
 def _mean(values: Sequence[float]) -> float:

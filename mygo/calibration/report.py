@@ -14,6 +14,7 @@ from typing import Any
 
 from mygo.blend.calibrate import LEAST_ROWS, Calibration, Row, calibrate, upper_mean
 from mygo.blend.selection import Method
+from mygo.calibration.paired import Pair, pairs
 from mygo.calibration.records import CACHE_ORDER, EXACT, Outcome
 
 
@@ -46,6 +47,8 @@ class Report:
     gold_nats_bound: float
     too_few: tuple[str, ...]
     """Ways that were not considered, because too few questions were answered so."""
+    pairs: tuple[Pair, ...] = ()
+    """Other ways to choose tokens, against the first ones."""
 
     def yaml(self) -> str:
         """For the configuration file."""
@@ -67,6 +70,7 @@ class Report:
             "chosen": None if self.calibration.chosen is None else asdict(self.calibration.chosen),
             "settings": [asdict(each) for each in self.calibration.settings],
             "lines": [asdict(line) for line in self.lines],
+            "pairs": [asdict(pair) for pair in self.pairs],
             "too_few_questions": list(self.too_few),
         }
 
@@ -92,7 +96,7 @@ def report(outcomes: Sequence[Outcome], *, kl_bound: float, gold_nats_bound: flo
     ]
     few = [f"{method} {share:g}" for (method, share), found in blended.items() if len(found) < LEAST_ROWS]
     found = calibrate(rows, kl_bound=kl_bound, gold_nats_bound=gold_nats_bound, rng=Random(0))
-    return Report(tuple(lines), found, kl_bound, gold_nats_bound, tuple(few))
+    return Report(tuple(lines), found, kl_bound, gold_nats_bound, tuple(few), pairs(outcomes))
 
 
 def _line(documents: int, method: str, share: float, group: Sequence[Outcome], rng: Random) -> Line:

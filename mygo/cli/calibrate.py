@@ -19,6 +19,7 @@ from mygo import models
 from mygo.blend.calibrate import LEAST_ROWS
 from mygo.blend.selection import Method, Repair
 from mygo.calibration import groups, plots, questions
+from mygo.calibration.paired import Pair
 from mygo.calibration.records import CACHE_ORDER, EXACT, Records
 from mygo.calibration.report import Line, Report, report
 from mygo.cli import ingest
@@ -226,6 +227,8 @@ def show(found: Report, folder: Path) -> None:
         f"model's own answers; {CACHE_ORDER}: all computed, with the documents in an order that knows no "
         "question, as prompt.document_order: cache comes to"
     )
+    if found.pairs:
+        out.print(_paired(found.pairs))
     if found.too_few:
         out.print(f"not considered, too few questions: {', '.join(found.too_few)}")
     chosen = found.calibration.chosen
@@ -239,6 +242,18 @@ def show(found: Report, folder: Path) -> None:
         )
     out.print(f"\n{found.yaml()}", markup=False)
     out.print(f"outcomes, report, picture and these lines: {folder}")
+
+
+def _paired(pairs: Sequence[Pair]) -> Table:
+    title = f"less {Method.FIRST_TOKENS.value}, on the same questions (95 %)"
+    table = Table(box=None, pad_edge=False, padding=(0, 0, 0, 1), title=title, title_justify="left")
+    for name in ("repair", "asked", "KL", "from", "to", "nats", "from", "to"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "repair" else "right")
+    for pair in pairs:
+        kl = (f"{each:+.4f}" for each in (pair.kl, *pair.kl_interval))
+        nats = (f"{each:+.3f}" for each in (pair.gold_nats, *pair.gold_nats_interval))
+        table.add_row(f"{pair.method} {pair.share:g}", str(pair.questions), *kl, *nats)
+    return table
 
 
 def _table(lines: Sequence[Line], documents: int) -> Table:

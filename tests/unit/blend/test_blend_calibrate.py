@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from mygo.blend.calibrate import LEAST_ROWS, Row, calibrate, upper_mean
+from mygo.blend.calibrate import LEAST_ROWS, Row, calibrate, mean_interval, upper_mean
 from mygo.blend.selection import Method
 from mygo.errors import BadRequest
 
@@ -83,3 +83,11 @@ def test_upper_mean_is_above_the_true_mean_most_of_the_time() -> None:
     rng = Random(0)
     above = sum(upper_mean([rng.expovariate(1.0) for _ in range(40)], rng) >= 1.0 for _ in range(100))
     assert 85 <= above <= 99
+
+
+def test_mean_interval_holds_the_true_mean_most_of_the_time() -> None:
+    rng = Random(0)
+    drawn = [[rng.gauss(1, 2) for _ in range(40)] for _ in range(100)]
+    intervals = [mean_interval(values, rng) for values in drawn]
+    assert 88 <= sum(lower <= 1 <= upper for lower, upper in intervals) <= 99
+    assert all(lower < fmean(values) < upper for (lower, upper), values in zip(intervals, drawn, strict=True))

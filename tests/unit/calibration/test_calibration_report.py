@@ -104,6 +104,26 @@ def test_repair_is_not_considered_when_it_was_asked_too_little() -> None:
         report(outcomes(EXACT, 1.0, 0.0), kl_bound=0.12, gold_nats_bound=0.1)
 
 
+def test_methods_are_compared_question_by_question() -> None:
+    """Where all questions differ much, and every one is answered a little worse."""
+    first = [
+        replace(each, first_token_kl=each.first_token_kl * number, gold_nats=float(number))
+        for number, each in enumerate(outcomes("first_tokens", 0.15, 0.05))
+    ]
+    worse = [
+        replace(
+            each, method="spread", first_token_kl=each.first_token_kl + 0.01, gold_nats=each.gold_nats - 0.1
+        )
+        for each in first[5:]
+    ]
+    found = report([*MEASURED[:80], *first, *worse], kl_bound=0.12, gold_nats_bound=0.1).pairs
+    (pair,) = found
+    assert (pair.method, pair.share, pair.questions) == ("spread", 0.15, 35)
+    assert [pair.kl, *pair.kl_interval] == pytest.approx([0.01] * 3)
+    assert [pair.gold_nats, *pair.gold_nats_interval] == pytest.approx([-0.1] * 3)
+    assert report(MEASURED, kl_bound=0.12, gold_nats_bound=0.1).pairs == ()
+
+
 def test_plot_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "plot.png"

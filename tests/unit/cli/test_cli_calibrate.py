@@ -50,7 +50,7 @@ def test_table_fits_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     measured = [
         Outcome(f"q{number}", 1 + number % 2, method, share, 0.051, 12.3, 0.01, share, 0.5, 0.25, True)
         for number in range(40)
-        for method, share in ((EXACT, 1.0), ("first_tokens", 0.15))
+        for method, share in ((EXACT, 1.0), ("first_tokens", 0.15), ("spread", 0.15))
     ]
     show(report(measured, kl_bound=0.12, gold_nats_bound=0.1), tmp_path)
     printed = capsys.readouterr().out
@@ -58,3 +58,6 @@ def test_table_fits_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     row = "first_tokens 0.15 20 15.0 0.051 0.051 12.30 +0.010 +0.010 0.50 0.25 1.00"
     assert row in [" ".join(line.split()) for line in printed.splitlines()]
     assert "repair_share: 0.15" in printed
+    assert "spread 0.15 40 +0.0000 +0.0000 +0.0000 +0.000 +0.000 +0.000" in [
+        " ".join(line.split()) for line in printed.splitlines()
+    ]
