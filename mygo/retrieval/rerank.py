@@ -23,8 +23,8 @@ class Reranker(Protocol):
 
 
 def load_reranker(path_or_id: str, batch: int, threads: int = 1) -> Reranker:
-    """Load a cross-encoder: a directory with an ONNX file and a tokenizer.json, a sentence-transformers
-    directory, or a Hugging Face id.
+    """Load a cross-encoder: a sentence-transformers directory, a directory with an ONNX file and a
+    tokenizer.json (and no other weights), or a Hugging Face id.
 
     ``batch``: pairs per forward pass. ``threads``: CPU threads. Takes seconds. Raises ConfigError if there is
     no such model.
@@ -32,10 +32,12 @@ def load_reranker(path_or_id: str, batch: int, threads: int = 1) -> Reranker:
     folder = Path(path_or_id).expanduser()
     onnx = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
     try:
-        if onnx and not (folder / "config.json").exists():
+        if onnx and not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
             return _Onnx(onnx[0], folder / "tokenizer.json", batch, threads)
         return _CrossEncoder(str(folder) if folder.is_dir() else path_or_id, batch, threads)
-    except (OSError, ValueError, KeyError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # of every library its own
         raise ConfigError(
             f"retrieval.reranker: {path_or_id!r} cannot be loaded ({error}); give a directory with a "
             "cross-encoder (sentence-transformers, or ONNX and tokenizer.json), or a Hugging Face id"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mygo.errors import ConfigError
+from mygo.retrieval import rerank
 from mygo.retrieval.rerank import load_reranker
 
 
@@ -51,8 +52,27 @@ def test_reranker_says_what_to_give_when_there_is_none(tmp_path: Path) -> None:
         load_reranker(str(tmp_path), batch=2)
 
 
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (("model.onnx",), "_Onnx"),
+        (("model.onnx", "config.json"), "_Onnx"),
+        (("model.onnx", "config.json", "model.safetensors"), "_CrossEncoder"),
+        (("config.json", "pytorch_model.bin"), "_CrossEncoder"),
+    ],
+)
+def test_onnx_is_read_where_there_are_no_other_weights(
+    files: tuple[str, ...], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    for each in ("_Onnx", "_CrossEncoder"):
+        monkeypatch.setattr(rerank, each, lambda *_, each=each: each)
+    assert load_reranker(str(tmp_path), 8) == kind
+
+
 def test_onnx_says_what_is_missing(tmp_path: Path) -> None:
     """With onnxruntime installed, it is the model that cannot be read."""
     (tmp_path / "model.onnx").write_bytes(b"no model")
-    with pytest.raises((ConfigError, Exception), match=r"onnxruntime|model"):
+    with pytest.raises(ConfigError, match=r"onnxruntime|model"):
         load_reranker(str(tmp_path), batch=2)
