@@ -207,6 +207,26 @@ COMPARISON_TOKENS = Metric(
     ("worker",),
 )
 
+FILLERS = Metric(
+    "mygo_fillers",
+    Kind.COUNTER,
+    "Documents to be computed behind neutral ones while a worker is idle, by what became of them (captured, "
+    "interrupted, failed).",
+    ("worker", "outcome"),
+)
+FILLER_COMPUTED_TOKENS = Metric(
+    "mygo_filler_computed_tokens",
+    Kind.COUNTER,
+    "Prompt tokens that were computed for that; no user metric has them.",
+    ("worker",),
+)
+FILLER_USED_TOKENS = Metric(
+    "mygo_filler_used_tokens",
+    Kind.COUNTER,
+    "Tokens of documents that came from copies behind neutral ones.",
+    ("worker",),
+)
+
 JOURNAL_POSITION = Metric("mygo_journal_position", Kind.GAUGE, "Last entry of the corpus journal.")
 SEARCHABLE_POSITION = Metric(
     "mygo_searchable_position", Kind.GAUGE, "Last journal entry that every live shard has applied."

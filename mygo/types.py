@@ -272,6 +272,8 @@ class SegmentSpan:
     tag: str = ""
     """HMAC of a passage's own domain and content, by which its KV is found when the passage is deleted;
     empty for what is no document."""
+    own_salt: str = ""
+    """Of a document: HMAC of the path's domain, were it behind the system prompt alone."""
 
 
 class Reuse(StrEnum):
@@ -299,6 +301,8 @@ class GenerateRequest:
     answer_domain: DomainTag = PUBLIC
     """The domain of the answer, under which a next turn will look for it."""
     reuse: Reuse = Reuse.EXACT
+    is_filling: bool = False
+    """Made to keep the last document's KV; those before it are neutral (``vllm_plugin/filling.py``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +313,7 @@ class TokenLogprob:
 
 
 class Uncached(StrEnum):
-    """Why an engine computed prompt tokens. Says nothing of other sharing domains: what only they have had
-    is ``never_seen``."""
+    """Why an engine computed prompt tokens; what only other sharing domains have had is ``never_seen``."""
 
     NEVER_SEEN = "never_seen"
     """No prompt had them in this place before, as far as the engine remembers."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,12 +31,24 @@ from benchmarks.tiers.report import table
 from mygo.errors import MygoError
 from mygo.workloads import preset
 
+Side = dict[str, bool]
+"""Of a Task."""
+SIDES: tuple[Side, ...] = ({"blends": False}, {"blends": True}, {"blends": True, "fills": True})
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     console = Console(stderr=True)
     memory = Memory(options.profile, options.output_scale)
-    setting = Setting(memory, options.requests, options.warmup, options.chunk_share, options.repair_share)
+    setting = Setting(
+        memory,
+        options.requests,
+        options.warmup,
+        options.chunk_share,
+        options.repair_share,
+        options.tenants,
+    )
+    sides = SIDES if options.fill else SIDES[:2]
     commit = revision()
     try:
         names = options.presets.split(",")
@@ -45,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         with settled_pool() as pool:
             for name in names:
                 for seed in range(options.seeds):
-                    _measure(pool, store, setting, name, seed, options.load, console)
+                    _measure(pool, store, setting, name, seed, options.load, sides, console)
     except MygoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     found: list[Target] = []
     parts = [_head(setting, commit, arguments or sys.argv[1:])]
     for name in names:
-        text, reached = _section(store, setting, name, options.seeds, options.load)
+        text, reached = _section(store, setting, name, options.seeds, options.load, sides)
         parts.append(text)
         found += reached
     text = "\n\n".join(parts) + "\n"
@@ -72,9 +85,11 @@ def _measure(
     name: str,
     seed: int,
     load: float,
+    sides: Sequence[Side],
     console: Console,
 ) -> None:
-    """Saturation of either side by a closed loop, then both at ``load`` of what exact caching sustains."""
+    """Saturation of every side by a closed loop, and each at ``load`` of what exact caching, the first one,
+    sustains."""
 
     def row(task: Task) -> Row:
         if task.key not in store.rows:
@@ -88,28 +103,31 @@ def _measure(
             )
         return store.rows[task.key]
 
-    exact, blend = (Task(setting, name, seed, blends) for blends in (False, True))
-    rate_per_s = load * row(exact)["requests_per_s"]
-    row(blend)
-    for task in (exact, blend):
+    tasks = [Task(setting, name, seed, **side) for side in sides]
+    rate_per_s = load * row(tasks[0])["requests_per_s"]
+    for task in tasks:
+        if not task.fills:  # a closed loop leaves no idle time
+            row(task)
         row(replace(task, load=load, rate_per_s=rate_per_s))
 
 
-def _section(store: Store, setting: Setting, name: str, seeds: int, load: float) -> tuple[str, list[Target]]:
-    def rows(blends: bool, at: float | None) -> list[Row]:
-        return [store.rows[Task(setting, name, seed, blends, at).key] for seed in range(seeds)]
+def _section(
+    store: Store, setting: Setting, name: str, seeds: int, load: float, sides: Sequence[Side]
+) -> tuple[str, list[Target]]:
+    def rows(side: Side, at: float | None) -> list[Row]:
+        return [store.rows[Task(setting, name, seed, load=at, **side).key] for seed in range(seeds)]
 
-    exact, blend = rows(False, load), rows(True, load)
-    closed = [sum(row["requests_per_s"] for row in rows(blends, None)) / seeds for blends in (False, True)]
-    reached = targets(exact, blend, load)
+    exact, *blends = (rows(side, load) for side in sides)
+    closed = [sum(row["requests_per_s"] for row in rows(side, None)) / seeds for side in SIDES[:2]]
+    reached = targets(exact, blends[0], load)
     lines = [
-        ["requests/s of the closed loop", *(f"{each:.2f}" for each in closed)],
-        *figures(exact, blend),
+        ["requests/s of the closed loop", *(f"{each:.2f}" for each in closed), *[""] * (len(sides) - 2)],
+        *figures(exact, *blends),
     ]
     parts = [
         f"## {name}",
         table(["target", "found", "limit", "met"], [target.row() for target in reached]),
-        table(["", "exact", "blend"], lines),
+        table(["", "exact", "blend", "and fill"][: len(sides) + 1], lines),
     ]
     return "\n\n".join(parts), reached
 
@@ -143,6 +161,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--seeds", type=types.count, default=2, help="traces per workload (2)")
     add("--chunk-share", type=types.positive, default=0.5, help="of host memory and disk, for chunks (0.5)")
     add("--repair-share", type=types.positive, default=0.15, help="of a document, computed anew (0.15)")
+    add("--fill", action="store_true", help="also with documents computed behind neutral ones when idle")
+    add(
+        "--tenants",
+        type=types.whole_number,
+        default=0,
+        help="begin prompts with a private document of one (0)",
+    )
     add("--profile", default="llama-3-8b-h100", help="of the emulated engine: a name, or a JSON file")
     add("--output-scale", type=types.positive, default=0.1, help="factor on the length of answers (0.1)")
     add("--out", type=Path, help="folder of the study (results/blend/<commit>)")

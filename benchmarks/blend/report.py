@@ -49,23 +49,32 @@ def targets(exact: Sequence[Row], blend: Sequence[Row], load: float) -> list[Tar
     ]
 
 
-def figures(exact: Sequence[Row], blend: Sequence[Row]) -> list[list[str]]:
-    """Lines of a table, beside the targets."""
-    both = (exact, blend)
+def figures(exact: Sequence[Row], *blends: Sequence[Row]) -> list[list[str]]:
+    """Lines of a table, beside the targets. ``blends``: whatever blends in whatever way."""
+    both = (exact, *blends)
     seconds = (
         ("mean TTFT, ms", "ttft_s", 0),
         ("mean end-to-end latency, ms", "e2e_s", 0),
         ("p99 inter-token latency, ms", "itl_p99_s", 1),
     )
     shares = (
-        ("computed of all prompt tokens", "computed_tokens", "prompt_tokens"),
+        ("computed of all prompt tokens, copies included", "computed_tokens", "prompt_tokens"),
+        ("computed for copies behind neutral documents", "filling_tokens", "prompt_tokens"),
         ("computed of all document tokens", "computed_document_tokens", "document_tokens"),
         ("repaired of all document tokens", "repaired_tokens", "document_tokens"),
     )
     return [
         *([name, *(f"{_mean_ms(rows, key):.{digits}f}" for rows in both)] for name, key, digits in seconds),
         *([name, *(_share(rows, part, whole) for rows in both)] for name, part, whole in shares),
-        ["the bound, of all prompt tokens", "", _share(blend, "bound_tokens", "prompt_tokens")],
+        [
+            "the bound, of all prompt tokens",
+            *[""] * len(blends),
+            _share(blends[0], "bound_tokens", "prompt_tokens"),
+        ],
+        *(
+            [name, *(str(sum(row[key] for row in rows)) for rows in both)]
+            for name, key in (("copies made", "copies"), ("interrupted", "interrupted_copies"))
+        ),
     ]
 
 

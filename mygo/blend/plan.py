@@ -34,7 +34,10 @@ class Slot:
     start_tokens: int
     end_tokens: int
     domains: frozenset[DomainTag]
-    """Every domain that the path has had up to the document's end: who is here may read all of them."""
+    """Every domain that the path has had up to the document's end, and those of its documents alone: who is
+    here may read all of them."""
+    own_domain: DomainTag | None = None
+    """What the path's would be, were the document behind the system prompt alone; None if nobody said."""
 
 
 @dataclass(frozen=True, slots=True)

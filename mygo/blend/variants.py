@@ -134,7 +134,7 @@ class Namespace:
     system: str
     """Names the token ids of the system prompt, which every variant has seen."""
     filler: str
-    """Version of the neutral documents of ``filler`` births."""
+    """Version of the neutral documents of ``filler`` births; other births do not depend on it."""
 
 
 def variant_key(namespace: Namespace, document: DocumentTag, domain: DomainTag, birth: Birth) -> VariantKey:
@@ -150,7 +150,7 @@ def variant_key(namespace: Namespace, document: DocumentTag, domain: DomainTag, 
         namespace.tokenizer,
         namespace.kv_dtype,
         namespace.system,
-        namespace.filler,
+        namespace.filler if birth.kind is BirthKind.FILLER else "",
         document,
         domain,
         birth.kind,

@@ -24,6 +24,7 @@ from mygo.types import (
     WorkerInfo,
     WorkerReport,
 )
+from mygo.vllm_plugin.filling import FillerNews
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class StepOutcome:
     """Requests that reached their length. Aborted ones are not named."""
     chunks: Mapping[RequestId, ChunkUse] = field(default_factory=dict)
     """Of requests that ended, and had documents."""
+    fillers: Mapping[RequestId, FillerNews] = field(default_factory=dict)
+    """Of requests that ended, and used or want copies behind neutral documents."""
 
 
 @dataclass(slots=True)
@@ -324,5 +327,6 @@ class EmulatedCore:
                 prefills,
                 tuple(finished),
                 {request_id: one.chunks for request_id, one in produced.items() if one.chunks is not None},
+                {request_id: one.fillers for request_id, one in produced.items() if one.fillers is not None},
             )
         )

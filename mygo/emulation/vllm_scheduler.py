@@ -33,6 +33,7 @@ from mygo.emulation.vllm_config import vllm_config
 from mygo.types import ChunkUse, GenerateRequest, RequestId, Tier
 from mygo.vllm_plugin import spans
 from mygo.vllm_plugin.beside_model import StepReport
+from mygo.vllm_plugin.filling import FillerNews
 from mygo.vllm_plugin.reporter import ReportSink
 from mygo.vllm_plugin.settings import engine_arguments
 
@@ -83,7 +84,8 @@ class Produced:
     """With the first tokens: leading prompt tokens that came from the cache, by the tier that held them."""
     finished: bool
     chunks: ChunkUse | None = None
-    """With the last tokens."""
+    """With the last tokens, as is ``fillers``."""
+    fillers: FillerNews | None = None
 
 
 class VllmScheduler:
@@ -162,13 +164,7 @@ class VllmScheduler:
 
     def add(self, request: GenerateRequest) -> None:
         """Enqueue a request whose prompt fits the engine."""
-        params: dict[str, Any] = {}
-        if request.spans:
-            params["mygo"] = {
-                "spans": spans.entries(request.spans),
-                "answer_domain": request.answer_domain,
-                "reuse": request.reuse,
-            }
+        params = spans.params(request)
         self._scheduler.add_request(
             Request(
                 request_id=request.request_id,
@@ -259,9 +255,13 @@ class VllmScheduler:
                 if finished:
                     self._admitted_tokens.pop(output.request_id, None)
                 cached = self._by_tier(output.request_id, stats.num_cached_tokens) if stats else None
-                told = (output.kv_transfer_params or {}).get("mygo", {}).get("chunks")
+                told = (output.kv_transfer_params or {}).get("mygo", {})
                 produced[RequestId(output.request_id)] = Produced(
-                    list(output.new_token_ids), cached, finished, ChunkUse(**told) if told else None
+                    list(output.new_token_ids),
+                    cached,
+                    finished,
+                    ChunkUse(**told["chunks"]) if "chunks" in told else None,
+                    FillerNews(**told["fillers"]) if "fillers" in told else None,
                 )
         return produced
 

@@ -21,8 +21,9 @@ from mygo.prompt import (
 )
 from mygo.serve.dispatch import Dispatcher
 from mygo.serve.search import Found
-from mygo.tree.keys import domain_salt, passage_tag
+from mygo.tree.keys import domain_salt, narrow, passage_tag
 from mygo.types import (
+    PUBLIC,
     ContentHash,
     DocId,
     DomainTag,
@@ -195,13 +196,21 @@ class Planner:
         return CacheOrder(lambda key: len(self._dispatcher.directory.holders(key)))
 
     def _spans(self, prompt: Prompt) -> tuple[SegmentSpan, ...]:
+        system = prompt.segments[0]
+        trunk = PUBLIC if system.passage is not None else system.domain
         return tuple(
-            SegmentSpan(segment.key, step.end_tokens, self.salt(segment.domain), self._tag(segment.passage))
+            SegmentSpan(
+                segment.key, step.end_tokens, self.salt(segment.domain), *self._names(segment.passage, trunk)
+            )
             for segment, step in zip(prompt.segments, prompt.path, strict=True)
         )
 
-    def _tag(self, passage: Passage | None) -> str:
-        return "" if passage is None else passage_tag(self._secret, passage.domain, passage.content_hash)
+    def _names(self, passage: Passage | None, trunk: DomainTag) -> tuple[str, str]:
+        """A document's tag and own salt, behind a system prompt of this domain."""
+        if passage is None:
+            return "", ""
+        tag = passage_tag(self._secret, passage.domain, passage.content_hash)
+        return tag, self.salt(narrow(trunk, passage.domain))
 
     def _fitted(self, request: AnswerRequest, prompt: Prompt) -> Sampling:
         room = self._builder.remaining_tokens(prompt)

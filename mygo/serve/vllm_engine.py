@@ -7,7 +7,7 @@ Uses vLLM's public AsyncLLM interface only. What runs inside the engine process 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from mygo.errors import BadRequest, Unavailable
 from mygo.types import ChunkUse, GenerateRequest, PrefillStats, Sampling, Tier, TokenDelta, TokenLogprob
 from mygo.vllm_plugin import spans
+from mygo.vllm_plugin.filling import FillerNews
 from mygo.vllm_plugin.tiers.account import Account
 
 
@@ -30,12 +31,15 @@ class VllmEngine:
         client: Any,
         max_context_tokens: int,
         on_ticket: Callable[[GenerateRequest, int], None] | None = None,
+        on_fillers: Callable[[GenerateRequest, FillerNews], None] | None = None,
     ) -> None:
         """``on_ticket`` is told of each answer that the engine's quality guard wants compared, with the
-        number of its ticket."""
+        number of its ticket; ``on_fillers`` of each that used copies behind neutral documents, or should
+        have."""
         self._client = client
         self._max_context_tokens = max_context_tokens
         self._on_ticket = on_ticket
+        self._on_fillers = on_fillers
 
     @property
     def vocabulary(self) -> int:
@@ -75,7 +79,7 @@ class VllmEngine:
             outputs = self._client.generate(prompt, _sampling_params(request), request.request_id)
             async with contextlib.aclosing(outputs):  # at once, not when it happens to be collected
                 async for output in outputs:
-                    self._take_ticket(request, output)
+                    self._tell(request, (output.kv_transfer_params or {}).get("mygo", {}))
                     completion = output.outputs[0]
                     if completion.token_ids or completion.text or completion.finish_reason:
                         known = prefill
@@ -92,21 +96,16 @@ class VllmEngine:
         except ValueError as error:
             raise BadRequest(str(error)) from error
 
-    def _take_ticket(self, request: GenerateRequest, output: Any) -> None:
-        ticket = (output.kv_transfer_params or {}).get("mygo", {}).get("ticket")
-        if ticket is not None and self._on_ticket is not None:
-            self._on_ticket(request, ticket)
+    def _tell(self, request: GenerateRequest, told: Mapping[str, Any]) -> None:
+        if "ticket" in told and self._on_ticket is not None:
+            self._on_ticket(request, told["ticket"])
+        if "fillers" in told and self._on_fillers is not None:
+            self._on_fillers(request, FillerNews(**told["fillers"]))
 
 
 def _sampling_params(request: GenerateRequest) -> SamplingParams:
     sampling: Sampling = request.sampling
-    params: dict[str, Any] = {}
-    if request.spans:
-        params["mygo"] = {
-            "spans": spans.entries(request.spans),
-            "answer_domain": request.answer_domain,
-            "reuse": request.reuse.value,
-        }
+    params = spans.params(request)
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature,

@@ -26,9 +26,11 @@ from mygo import metrics
 from mygo.blend.verdicts import Divergence
 from mygo.config import Config
 from mygo.errors import Unavailable
-from mygo.serve import profiling, quality_metrics, tier_metrics
+from mygo.prompt import neutral
+from mygo.serve import fillers, profiling, quality_metrics, tier_metrics
 from mygo.serve.calls import pack
 from mygo.serve.deletions import DeletionFollower
+from mygo.serve.fillers import Fillers
 from mygo.serve.instruments import Instruments
 from mygo.serve.pinned import check_asked
 from mygo.serve.placement import cores_of
@@ -85,7 +87,16 @@ class Worker(LLMServer):  # type: ignore[misc]
         client = self.engine._engine_client
         self._instruments = Instruments()
         self._shadows = Shadows(EngineProbe(client), self._observe, lambda: self._receiver.load, self._count)
-        self._vllm = VllmEngine(client, config.model.max_context_tokens, self._shadows.offer)
+        self._fillers = Fillers(
+            lambda asked: self._vllm.generate(asked),
+            [client.get_tokenizer().encode(text, add_special_tokens=False) for text in neutral.TEXTS],
+            lambda: self._receiver.load,
+            self._count_filler,
+            lambda tokens: self._instruments.add(metrics.FILLER_USED_TOKENS, tokens, worker=self._worker),
+        )
+        self._vllm: VllmEngine = VllmEngine(
+            client, config.model.max_context_tokens, self._shadows.offer, self._fillers.offer
+        )
         self._awaiting = 0
         """Requests that wait for the engine, and not for whoever reads their answer."""
         self._deltas = 0
@@ -100,6 +111,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         self._reports = asyncio.create_task(keep_reporting(directory, self._info, self._receiver))
         self._metrics = asyncio.create_task(self._keep_counting())
         self._comparing = asyncio.create_task(self._shadows.run())
+        self._filling = asyncio.create_task(self._fillers.run())
 
     async def _describe(self, cores: int) -> WorkerInfo:
         model = self._config.model
@@ -141,13 +153,14 @@ class Worker(LLMServer):  # type: ignore[misc]
         check_asked(worker, self._worker)
         self._awaiting += 1
         try:
-            async for delta in self._vllm.generate(request):
-                self._deltas += 1
-                self._awaiting -= 1
-                try:
-                    yield pack(delta)
-                finally:
-                    self._awaiting += 1
+            with self._fillers.serving():
+                async for delta in self._vllm.generate(request):
+                    self._deltas += 1
+                    self._awaiting -= 1
+                    try:
+                        yield pack(delta)
+                    finally:
+                        self._awaiting += 1
         finally:
             self._awaiting -= 1
 
@@ -171,6 +184,10 @@ class Worker(LLMServer):  # type: ignore[misc]
     def _count(self, outcome: Outcome, computed_tokens: int) -> None:
         self._instruments.add(metrics.COMPARISONS, worker=self._worker, outcome=outcome)
         self._instruments.add(metrics.COMPARISON_TOKENS, computed_tokens, worker=self._worker)
+
+    def _count_filler(self, outcome: fillers.Outcome, computed_tokens: int) -> None:
+        self._instruments.add(metrics.FILLERS, worker=self._worker, outcome=outcome)
+        self._instruments.add(metrics.FILLER_COMPUTED_TOKENS, computed_tokens, worker=self._worker)
 
     async def _keep_counting(self) -> None:
         recorder = Recorder(self._instruments, self._worker)
@@ -231,6 +248,7 @@ def chunk_settings(config: Config) -> ChunkSettings:
         floor_tokens=reuse.floor_tokens,
         method=reuse.method,
         kl_bound=reuse.kl_bound,
+        fillers=neutral.VERSION if reuse.fillers else "",
     )
     if cache.disk_path is None:
         return settings

@@ -21,6 +21,7 @@ from mygo.emulation.profile import EngineProfile
 from mygo.emulation.settings import EngineSettings
 from mygo.errors import BadRequest, ConfigError, Unavailable
 from mygo.routing import Router, RoutingDesk
+from mygo.simulation.copies import Copies
 from mygo.simulation.outcome import Served
 from mygo.simulation.overlapping import RetrievalShape, Searches
 from mygo.simulation.prompts import Prompts
@@ -108,11 +109,11 @@ class Simulation:
         rng = random.Random(seed)
         self._prompts = Prompts(trace, shape.engine.vocabulary)
         self._directory = Directory("simulated")
-        self._cores: dict[WorkerId, EmulatedCore] = {}
+        self.cores: dict[WorkerId, EmulatedCore] = {}
         for number in range(shape.workers):
             worker = WorkerId(f"w{number:04}")
-            self._cores[worker] = EmulatedCore(shape.engine, shape.profile, worker)
-            self._directory.join(self._cores[worker].info)
+            self.cores[worker] = EmulatedCore(shape.engine, shape.profile, worker)
+            self._directory.join(self.cores[worker].info)
         self._ingresses = [Ingress(shape, random.Random(rng.random())) for _ in range(shape.ingresses)]
         self._turns: Iterator[Ingress] = itertools.cycle(self._ingresses)
         self._planned: dict[WorkerId, float] = {}
@@ -124,13 +125,14 @@ class Simulation:
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
         self.searches = None if shape.retrieval is None else Searches(shape.retrieval, self)
+        self.copies = Copies(self, self._prompts.neutral()) if shape.engine.chunks.fillers else None
         self.served: list[Served] = []
         self.refused = 0
         """Requests whose prompt no engine of this shape takes."""
 
     def run(self, progress: Callable[[int], None] = lambda done: None) -> list[Served]:
         """Serve the whole trace; ``progress`` is told how many requests have ended. In order of ending."""
-        for worker in self._cores:
+        for worker in self.cores:
             self._report(worker, 0.0)
         for ingress in self._ingresses:
             ingress.replica.follow(self._directory.snapshot())
@@ -218,7 +220,9 @@ class Simulation:
         text = self._prompts.routing_text(prompt) if reads_text else ""
         route = ingress.desk.reserve(asked.request_id, prompt, text, now_s)
         try:
-            self._cores[route.worker].add(asked, now_s)
+            if self.copies is not None:
+                self.copies.came(asked, route.worker, now_s)
+            self.cores[route.worker].add(asked, now_s)
         except BadRequest:
             ingress.desk.over(asked.request_id, now_s)
             raise
@@ -232,7 +236,7 @@ class Simulation:
             route.predicted_cached_tokens,
             is_held=is_held,
         )
-        self._changed(route.worker, now_s)
+        self.changed(route.worker, now_s)
         return route
 
     def early(self, request: TraceRequest, prompt: Prompt, name: RequestId) -> GenerateRequest:
@@ -253,8 +257,8 @@ class Simulation:
         each = self._open.pop(name)
         each.ingress.desk.over(name, now_s, has_begun=bool(each.first_token_s))
         if not each.has_ended:
-            self._cores[each.worker].abort(name, now_s)
-            self._changed(each.worker, now_s)
+            self.cores[each.worker].abort(name, now_s)
+            self.changed(each.worker, now_s)
 
     def confirm(self, name: RequestId, now_s: float) -> None:
         """The search has found its documents: what has come of it goes out now."""
@@ -268,9 +272,9 @@ class Simulation:
 
     # --- workers -----------------------------------------------------------------------------------
 
-    def _changed(self, worker: WorkerId, now_s: float) -> None:
+    def changed(self, worker: WorkerId, now_s: float) -> None:
         """An engine has something to do, or did it: put its next event and its report on the agenda."""
-        due_s = self._cores[worker].next_event_s
+        due_s = self.cores[worker].next_event_s
         if due_s is not None and self._planned.get(worker) != due_s:
             self._planned[worker] = due_s
             self.at(due_s, lambda at_s: self._advance(worker, due_s, at_s))
@@ -282,9 +286,11 @@ class Simulation:
         if self._planned.get(worker) != due_s:
             return  # an arrival has changed the engine's plan since
         del self._planned[worker]
-        for outcome in self._cores[worker].advance(now_s):
+        for outcome in self.cores[worker].advance(now_s):
             self._take(outcome)
-        self._changed(worker, now_s)
+            if self.copies is not None:
+                self.copies.heard(outcome, worker)
+        self.changed(worker, now_s)
 
     def _take(self, outcome: StepOutcome) -> None:
         now_s = outcome.ended_s
@@ -321,7 +327,7 @@ class Simulation:
     def _report(self, worker: WorkerId, now_s: float) -> None:
         """What changed in a worker's cache goes to the directory."""
         self._reporting.discard(worker)
-        core = self._cores[worker]
+        core = self.cores[worker]
         report = core.report(now_s)
         if now_s == 0.0:
             self._directory.apply(report)
@@ -333,7 +339,7 @@ class Simulation:
 
         self.at(now_s + REPORT_DELAY_S, arrive)
         if core.open_requests:
-            self._changed(worker, now_s)
+            self.changed(worker, now_s)
 
     def _plan_follow(self, at_s: float) -> None:
         def follow(now_s: float) -> None:

@@ -32,6 +32,7 @@ from mygo.types import (
 )
 from mygo.workloads.trace import TextId, Trace, TraceRequest
 
+NEUTRAL_TOKENS = 85
 CHARS_PER_TOKEN = 4
 """Of the text that routers see which know no tokens."""
 
@@ -71,6 +72,10 @@ class Prompts:
         append(SegmentKind.TURN, question, tenant)
         return Prompt(tuple(segments))
 
+    def neutral(self) -> list[tuple[int, ...]]:
+        """Neutral documents, as long as ``mygo/prompt/neutral.py``'s."""
+        return [self._draw(f"{self._trace.name} neutral {number}", NEUTRAL_TOKENS) for number in range(2)]
+
     def routing_text(self, prompt: Prompt) -> str:
         """The prompt for routers that compare characters: equal prefixes exactly where ids are equal."""
         return "".join(
@@ -83,8 +88,9 @@ class Prompts:
     def generate_request(
         self, request: TraceRequest, prompt: Prompt, reuse: Reuse = Reuse.EXACT
     ) -> GenerateRequest:
+        trunk = prompt.segments[0].domain  # the system prompt's
         spans = tuple(
-            SegmentSpan(segment.key, step.end_tokens, segment.domain, _tag(segment.passage))
+            SegmentSpan(segment.key, step.end_tokens, segment.domain, *_names(segment.passage, trunk))
             for segment, step in zip(prompt.segments, prompt.path, strict=True)
         )
         return GenerateRequest(
@@ -124,5 +130,8 @@ class Prompts:
         return tuple(rng.choices(range(self._vocabulary), k=tokens))
 
 
-def _tag(passage: Passage | None) -> str:
-    return "" if passage is None else passage_tag(b"", passage.domain, passage.content_hash)
+def _names(passage: Passage | None, trunk: DomainTag) -> tuple[str, str]:
+    """A document's tag, and its salt behind the system prompt alone."""
+    if passage is None:
+        return "", ""
+    return passage_tag(b"", passage.domain, passage.content_hash), narrow(trunk, passage.domain)

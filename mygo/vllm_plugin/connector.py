@@ -165,7 +165,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
             identity.isolate(request)
             segments = None
         if segments is not None:
-            identity.narrow(request, segments.spans, self._cache.hash_tokens)
+            identity.narrow(request, segments.spans, self._cache.hash_tokens, segments.lonely_tokens)
             shared = self._retirement.begin(request, segments.spans)
             if shared < len(segments.spans):
                 block = self._retirement.lonely_block(request.request_id)

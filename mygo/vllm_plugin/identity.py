@@ -40,13 +40,18 @@ def salt_changes(spans: Sequence[SegmentSpan], block_tokens: int) -> dict[int, l
     return changes
 
 
-def narrow(request: Any, spans: Sequence[SegmentSpan], block_tokens: int) -> None:
+def narrow(
+    request: Any, spans: Sequence[SegmentSpan], block_tokens: int, lonely_tokens: int | None = None
+) -> None:
     """Rewrite ``request.block_hashes`` in place, and those of blocks that are filled later.
 
     ``request`` is a vLLM Request that was just added; ``block_tokens`` the size of its hashed
-    blocks. The result depends on token ids, salts and vLLM's hash function alone.
+    blocks. The result depends on token ids, salts and vLLM's hash function alone, but from the token
+    ``lonely_tokens`` on the request shares no block with any other.
     """
     changes = salt_changes(spans, block_tokens)
+    if lonely_tokens is not None:
+        changes.setdefault(lonely_tokens // block_tokens, []).append(secrets.token_hex(32))
     if changes:
         _rehash(request, changes)
 

@@ -93,6 +93,9 @@ class ChunkSettings:
     births: str = BirthKind.CONTEXTUAL.value
     """``contextual``: keep what prompts compute behind other documents. ``filler``: only what is computed
     behind neutral documents, by requests that are sent for that purpose."""
+    fillers: str = ""
+    """Names the neutral documents (their version) behind which documents are to be computed while the engine
+    is idle: answers tell which, and who has the engine sends the requests. Empty: none are."""
     max_variants: int = 3
     """Copies of one document, each from another context."""
     load_gate: bool = True

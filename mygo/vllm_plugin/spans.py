@@ -9,7 +9,7 @@ from typing import Any
 
 from mygo.blend.selection import Method, Repair
 from mygo.errors import BadRequest
-from mygo.types import DomainTag, SegmentKey, SegmentSpan
+from mygo.types import DomainTag, GenerateRequest, SegmentKey, SegmentSpan
 from mygo.types import Reuse as Reuse
 
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -31,6 +31,13 @@ class SegmentMap:
     repair: Repair | None = None
     """Of a measurement: reuse documents so, whatever the engine's settings and its quality guard say."""
 
+    @property
+    def lonely_tokens(self) -> int | None:
+        """From which token on nothing is shared with any other request: the document that a filler request is
+        made for is computed as a whole, whatever an aborted one has left of it. None: all may be shared."""
+        last = max((number for number, span in enumerate(self.spans) if span.tag), default=0)
+        return self.spans[last - 1].end_tokens if self.filler and last else None
+
     def salt_at(self, end_tokens: int) -> str:
         """Salt of the segment that ends there."""
         return next(span.salt for span in self.spans if span.end_tokens == end_tokens and span.tag)
@@ -39,9 +46,9 @@ class SegmentMap:
 def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> SegmentMap | None:
     """Read the segment map of a request; None if it brings none (a stock client).
 
-    Form: ``{"mygo": {"spans": [[key, end_tokens, salt, tag], ...], "answer_domain": str, "reuse": "exact" |
-    "blend", "filler": bool, "ticket": int, "repair": {"share": float, "floor_tokens": int, "method":
-    str}}}``; all but the spans may be left out, as may a tag.
+    Form: ``{"mygo": {"spans": [[key, end_tokens, salt, tag, own_salt], ...], "answer_domain": str,
+    "reuse": "exact" | "blend", "filler": bool, "ticket": int, "repair": {"share": float, "floor_tokens":
+    int, "method": str}}}``; all but the spans may be left out, as may a tag and the salt behind it.
     Raises BadRequest if the map is there but wrong.
     """
     if not kv_transfer_params or "mygo" not in kv_transfer_params:
@@ -51,7 +58,7 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
         raise _wrong(f"must be a mapping, not {type(raw).__name__}")
     raw_spans = raw.get("spans")
     if not isinstance(raw_spans, list | tuple) or not raw_spans:
-        raise _wrong("spans must be a non-empty list of [key, end_tokens, salt, tag]")
+        raise _wrong("spans must be a non-empty list of [key, end_tokens, salt, tag, own_salt]")
     spans = tuple(_span(entry) for entry in raw_spans)
     ends = [span.end_tokens for span in spans]
     if ends != sorted(ends) or ends[-1] != prompt_tokens:
@@ -79,7 +86,19 @@ def parse(kv_transfer_params: Mapping[str, Any] | None, prompt_tokens: int) -> S
 
 def entries(spans: Sequence[SegmentSpan]) -> list[list[Any]]:
     """The ``spans`` of a request's segment map, as ``parse`` reads them."""
-    return [[span.key, span.end_tokens, span.salt, span.tag] for span in spans]
+    return [[span.key, span.end_tokens, span.salt, span.tag, span.own_salt] for span in spans]
+
+
+def params(request: GenerateRequest) -> dict[str, Any] | None:
+    """The ``kv_transfer_params`` of a request; None if it has no spans."""
+    if not request.spans:
+        return None
+    segments = {
+        "spans": entries(request.spans),
+        "answer_domain": request.answer_domain,
+        "reuse": request.reuse.value,
+    }
+    return {"mygo": segments | ({"filler": True} if request.is_filling else {})}
 
 
 def _repair(raw: object) -> Repair | None:
@@ -99,12 +118,14 @@ def _repair(raw: object) -> Repair | None:
 
 def _span(entry: Any) -> SegmentSpan:
     # for each span of each request: ``match`` with patterns of types takes three times as long
-    if isinstance(entry, list | tuple) and len(entry) in (3, 4):
-        key, end_tokens, salt, tag = (*entry, "")[:4]
-        is_typed = type(key) is type(salt) is type(tag) is str and type(end_tokens) is int
+    if isinstance(entry, list | tuple) and 3 <= len(entry) <= 5:
+        key, end_tokens, salt, tag, own_salt = (*entry, "", "")[:5]
+        is_typed = type(key) is type(salt) is type(tag) is type(own_salt) is str and type(end_tokens) is int
         if is_typed and end_tokens >= 0 and _KEY.fullmatch(key) and (not tag or _KEY.fullmatch(tag)):
-            return SegmentSpan(SegmentKey(key), end_tokens, salt, tag)
-    raise _wrong(f"{entry!r} is not a span [key, end_tokens, salt, tag], key and tag of 32 hex digits")
+            return SegmentSpan(SegmentKey(key), end_tokens, salt, tag, own_salt)
+    raise _wrong(
+        f"{entry!r} is not a span [key, end_tokens, salt, tag, own_salt], key and tag of 32 hex digits"
+    )
 
 
 def _wrong(problem: str) -> BadRequest:

@@ -100,7 +100,9 @@ class Asked:
         for number, part in enumerate(parts):
             end += len(part)
             tag = tag_of(part) if 0 < number < len(parts) - 1 else ""
-            spans.append([name(self.salt, parts[: number + 1]), end, self.salt, tag])
+            spans.append(
+                [name(self.salt, parts[: number + 1]), end, self.salt, tag, self.salt if tag else ""]
+            )
         return {"mygo": {"spans": spans, "reuse": self.reuse, "filler": self.filler}}
 
 

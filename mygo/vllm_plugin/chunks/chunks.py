@@ -38,6 +38,7 @@ from mygo.vllm_plugin.chunks.planning import Planner
 from mygo.vllm_plugin.chunks.quality import Quality
 from mygo.vllm_plugin.chunks.step import ChunkStep
 from mygo.vllm_plugin.chunks.unheard import Unheard
+from mygo.vllm_plugin.chunks.wants import Wants
 from mygo.vllm_plugin.device_cache import DeviceCache
 from mygo.vllm_plugin.disk.namespace import Slot
 from mygo.vllm_plugin.settings import ChunkSettings
@@ -65,6 +66,7 @@ class Chunks:
     ) -> None:
         """``claim`` puts another place for chunks on disk in place of the real one."""
         self._enabled = bool(settings.host_bytes)
+        self._settings = settings
         self._config = vllm_config
         self._cache = cache
         self._tiers = tiers
@@ -84,6 +86,7 @@ class Chunks:
         model = vllm_config.model_config
         self._quality = Quality(settings, f"{model.model} {model.dtype}", Random(0), time.monotonic)
         self._planner = Planner(settings, self._holdings, self._quality, cache, tiers)
+        self._wants = Wants(settings, self._holdings, self._quality)
         if self._enabled:
             births = BirthKind(settings.births)
             token_bytes = _token_bytes(kv_cache_config)
@@ -140,7 +143,7 @@ class Chunks:
             tokenizer=model.tokenizer or "",
             kv_dtype=str(model.dtype),
             system=documents.fingerprint(request.prompt_token_ids[:system_tokens]),
-            filler="",  # whoever sends filler requests keeps to the same neutral documents
+            filler=self._settings.fillers,
         )
 
     def matched(self, request: Request, device_tokens: int, loading_tokens: int) -> int | None:
@@ -201,6 +204,7 @@ class Chunks:
         if live.matches:
             self._holdings.used(live.matches)
         layout = live.layout
+        is_first = live.reused is None
         if live.reused is None:
             counts = (layout.loaded_tokens, layout.repaired_tokens) if layout is not None else (0, 0)
             live.reused = Reused(*counts, approximate=False, ticket=self._quality.admitted(live))
@@ -213,15 +217,16 @@ class Chunks:
         outdated = live.generation != self._quality.generation
         if not live.retired and not (live.tags and (measures or outdated)):
             self._captures.begin(live)
+        if is_first and self._settings.fillers:
+            live.reused = replace(live.reused, fillers=self._wants.of(live))
         ticket = live.segments.ticket or live.reused.ticket
         if ticket is not None and not live.tags:
             live.comparing = self._planner.comparing(live, ticket)
         if layout is not None or live.capturing or live.comparing:
             self._active[request.request_id] = live
-        if not live.tags:
-            return None
-        self._tiers.keep_out(request.request_id)
-        return _renamed(live)
+        if live.tags or live.segments.filler:
+            self._tiers.keep_out(request.request_id)
+        return _renamed(live) if live.tags else None
 
     def finished(self, request: Request) -> Reused | None:
         """The request is over, in whatever way. None if it had no documents, or was never admitted."""

@@ -18,9 +18,11 @@ def slots(spans: Sequence[SegmentSpan]) -> list[Slot]:
     domains: set[DomainTag] = set()
     start_tokens = 0
     for span in spans:
-        domains.add(DomainTag(span.salt))
+        domains.update(DomainTag(salt) for salt in (span.salt, span.own_salt) if salt)
         if span.tag and span.end_tokens > start_tokens:
-            found.append(Slot(DocumentTag(span.tag), start_tokens, span.end_tokens, frozenset(domains)))
+            document = DocumentTag(span.tag)
+            own_domain = DomainTag(span.own_salt) if span.own_salt else None
+            found.append(Slot(document, start_tokens, span.end_tokens, frozenset(domains), own_domain))
         start_tokens = span.end_tokens
     return found
 

@@ -11,7 +11,10 @@ from mygo.blend.variants import Namespace, Variant, VariantKey
 from mygo.blend.verdicts import Decision
 from mygo.vllm_plugin.chunks.comparing import Comparing
 from mygo.vllm_plugin.chunks.layout import Layout
+from mygo.vllm_plugin.filling import FillerNews
 from mygo.vllm_plugin.spans import SegmentMap
+
+NO_FILLERS = FillerNews()
 
 
 @dataclass(slots=True)
@@ -34,12 +37,14 @@ class Reused:
     """Some of the prompt has seen documents that were not in the place where they had been computed."""
     ticket: int | None = None
     """Of a comparison that the quality guard asks for."""
+    fillers: FillerNews = NO_FILLERS
 
     def as_params(self) -> dict[str, Any]:
         """As it travels in ``kv_transfer_params``."""
         chunks = asdict(self)
-        ticket = chunks.pop("ticket")
-        return {"chunks": chunks} | ({"ticket": ticket} if ticket is not None else {})
+        ticket, fillers = chunks.pop("ticket"), chunks.pop("fillers")
+        told = {"chunks": chunks} | ({"ticket": ticket} if ticket is not None else {})
+        return told | ({"fillers": fillers} if self.fillers != NO_FILLERS else {})
 
 
 @dataclass(slots=True)

@@ -76,7 +76,9 @@ class Quality:
         if settings.host_bytes and settings.guard:
             bounds = GuardSettings(alphas(settings.repair_share), settings.kl_bound)
             if settings.guard_state_path is not None:
-                means = f"{settings.floor_tokens} {settings.method} {settings.births}"
+                means = " ".join(
+                    (str(settings.floor_tokens), settings.method, settings.births, settings.fillers)
+                ).rstrip()
                 self._file = GuardFile(settings.guard_state_path, f"{subject} {means}")
             self._guard = self._file.load(bounds) if self._file is not None else Guard(bounds)
 

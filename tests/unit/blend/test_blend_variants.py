@@ -27,7 +27,7 @@ births = st.one_of(
     st.sampled_from([Birth(BirthKind.FIRST), Birth(BirthKind.FILLER)]),
     st.lists(tags, min_size=1, max_size=3).map(lambda before: Birth(BirthKind.CONTEXTUAL, tuple(before))),
 )
-namespaces = st.builds(Namespace, names, names, names, names, names, names)
+namespaces = st.builds(Namespace, names, names, names, names, names, st.just("1"))
 identities = st.tuples(namespaces, tags, names.map(DomainTag), births)
 
 
@@ -37,6 +37,13 @@ def test_variant_key_is_equal_only_when_everything_is(
     other: tuple[Namespace, DocumentTag, DomainTag, Birth],
 ) -> None:
     assert (variant_key(*one) == variant_key(*other)) == (one == other)
+
+
+@given(births)
+def test_variant_key_depends_on_the_neutral_documents_where_they_were_seen(birth: Birth) -> None:
+    other = replace(NAMESPACE, filler="2")
+    keys = {variant_key(each, DocumentTag("d"), DomainTag("a"), birth) for each in (NAMESPACE, other)}
+    assert len(keys) == (2 if birth.kind is BirthKind.FILLER else 1)
 
 
 @given(births)

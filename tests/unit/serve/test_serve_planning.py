@@ -64,3 +64,23 @@ def test_plan_no_longer_holds_when_a_document_of_the_turn_before_is_deleted() ->
     conversations.forget_document(domain, passage.content_hash)
     assert not planner.still_holds(tenant, request, appended)
     assert planner.still_holds(tenant, request, fresh)
+
+
+def test_document_has_the_salt_of_those_who_may_read_it_and_the_system_prompt_whatever_is_before_it() -> None:
+    planner = Planner(Config(), None, None, None, b"secret")  # type: ignore[arg-type]
+
+    def own_salts(system: str, *documents: tuple[str, str]) -> list[str]:
+        """``documents``: own domain, and the path's at its end."""
+        segments = [Segment(SegmentKind.SYSTEM, (1,), SegmentKey("k"), DomainTag(system))]
+        for own, path in documents:
+            passage = Passage(DocId("d"), 0, "text", ContentHash("hash"), domain=DomainTag(own))
+            segments.append(Segment(SegmentKind.DOCUMENT, (2,), SegmentKey("k"), DomainTag(path), passage))
+        first, *spans = planner._spans(Prompt(tuple(segments)))
+        assert not first.own_salt
+        return [span.own_salt for span in spans]
+
+    def salts(*domains: str) -> list[str]:
+        return [planner.salt(DomainTag(each)) for each in domains]
+
+    assert own_salts("public", ("a", "a"), ("public", "a"), ("b", "a+b")) == salts("a", "public", "b")
+    assert own_salts("a", ("public", "a"), ("b", "a+b")) == salts("a", "a+b"), "a tenant's own system prompt"

@@ -49,7 +49,7 @@ def test_prompt_keeps_its_spans_and_salts_and_is_answered_greedily() -> None:
     ((prompt, sampling, request_id),) = client.sent
     assert (prompt["prompt_token_ids"], prompt["cache_salt"]) == ([1, 2, 3], "public salt")
     assert sampling.extra_args["kv_transfer_params"]["mygo"] == {
-        "spans": [["k1", 2, "public salt", "tag"], ["k2", 3, "own salt", ""]],
+        "spans": [["k1", 2, "public salt", "tag", ""], ["k2", 3, "own salt", "", ""]],
         "reuse": "blend",
         "ticket": 3,
     }

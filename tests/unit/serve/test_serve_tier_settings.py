@@ -6,6 +6,7 @@ import pytest
 
 from mygo.config import parse
 from mygo.errors import ConfigError
+from mygo.prompt import neutral
 from mygo.serve.worker import chunk_settings, engine_environment, tier_settings
 from mygo.vllm_plugin.settings import ChunkSettings, PluginSettings, TierSettings, engine_arguments
 
@@ -63,3 +64,9 @@ def test_engine_finds_what_it_needs_in_its_environment_wherever_it_runs() -> Non
     assert engine_environment(parse({}), [2, 3]) == {"VLLM_CPU_OMP_THREADS_BIND": "2,3"}
     blending = parse({"reuse": {"mode": "blend"}, "workers": {"device": "cuda"}})
     assert engine_environment(blending, [2, 3]) == {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+
+
+@pytest.mark.parametrize("fillers", [False, True])
+def test_engine_knows_the_neutral_documents_where_copies_are_made_behind_them(fillers: bool) -> None:
+    found = chunk_settings(parse({"reuse": {"mode": "blend", "fillers": fillers}})).fillers
+    assert found == (neutral.VERSION if fillers else "")

@@ -9,6 +9,7 @@ from typing import Any
 
 from mygo.serve.vllm_engine import VllmEngine
 from mygo.types import GenerateRequest, PrefillStats, RequestId, Sampling, Tier, TokenDelta, Uncached
+from mygo.vllm_plugin.filling import FillerNews
 from mygo.vllm_plugin.tiers.account import Account
 
 
@@ -86,16 +87,20 @@ def test_tiers_stay_unknown_when_a_stop_string_ends_the_answer() -> None:
     assert [delta.prefill for delta in _deltas(_output(), _output("stop"))] == [KNOWN, None]
 
 
-def test_ticket_is_taken_when_the_engine_wants_an_answer_compared() -> None:
+def test_ticket_and_news_of_copies_are_taken_when_the_engine_tells_them() -> None:
     output = _output("length", ACCOUNT)
-    output.kv_transfer_params["mygo"]["ticket"] = 5
+    output.kv_transfer_params["mygo"] |= {"ticket": 5, "fillers": {"used_tokens": 7, "wanted": [[1, 0.5]]}}
     request = GenerateRequest(RequestId("r"), [1] * 99, (), Sampling(max_tokens=4))
     taken: list[tuple[GenerateRequest, int]] = []
+    heard: list[tuple[GenerateRequest, FillerNews]] = []
 
     async def run() -> None:
         client = Scripted(_output(), output)
-        engine = VllmEngine(client, 128, lambda *ticket: taken.append(ticket))
+        engine = VllmEngine(
+            client, 128, lambda *ticket: taken.append(ticket), lambda *news: heard.append(news)
+        )
         assert len([delta async for delta in engine.generate(request)]) == 2
 
     asyncio.run(run())
     assert taken == [(request, 5)]
+    assert heard == [(request, FillerNews(7, [[1, 0.5]]))]  # type: ignore[arg-type]

@@ -32,6 +32,18 @@ def test_slots_are_the_tagged_segments_with_all_domains_up_to_their_end() -> Non
     assert [slot.domains for slot in found] == [{"p"}, {"p", "a"}]
 
 
+def test_document_behind_a_private_one_may_be_read_by_all_who_may_read_it_alone() -> None:
+    path = [
+        SegmentSpan(SegmentKey(KEY), 5, "p", ""),
+        SegmentSpan(SegmentKey(KEY), 9, "a", "d1", "a"),
+        SegmentSpan(SegmentKey(KEY), 14, "ab", "d2", "b"),
+        SegmentSpan(SegmentKey(KEY), 20, "ab", "d3", "p"),
+    ]
+    found = documents.slots(path)
+    assert [slot.own_domain for slot in found] == ["a", "b", "p"]
+    assert [slot.domains for slot in found] == [{"p", "a"}, {"p", "a", "ab", "b"}, {"p", "a", "ab", "b"}]
+
+
 def test_leading_documents_end_where_something_else_lies_between() -> None:
     found = documents.slots(
         _spans((5, "p", ""), (9, "p", "d1"), (14, "p", "d2"), (16, "p", ""), (20, "p", "d3"), (21, "p", ""))

@@ -148,9 +148,12 @@ def test_parse_returns_none_when_a_stock_client_sends_other_parameters() -> None
 
 
 def test_parse_reads_tags_where_there_are_any() -> None:
-    found = spans.parse({"mygo": {"spans": [[KEY, 2, "s"], [KEY, 4, "s", ""], [KEY, 5, "s", "f" * 32]]}}, 5)
+    tag = "f" * 32
+    entries = [[KEY, 2, "s"], [KEY, 3, "s", ""], [KEY, 4, "s", tag], [KEY, 5, "s", tag, "own"]]
+    found = spans.parse({"mygo": {"spans": entries}}, 5)
     assert found is not None
-    assert [span.tag for span in found.spans] == ["", "", "f" * 32]
+    assert [span.tag for span in found.spans] == ["", "", tag, tag]
+    assert [span.own_salt for span in found.spans] == ["", "", "", "own"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,8 @@ def test_parse_reads_tags_where_there_are_any() -> None:
         {"spans": [[KEY, "5", "s"]]},
         {"spans": [[KEY, 5]]},
         {"spans": [[KEY, 5, "s", "short"]]},
-        {"spans": [[KEY, 5, "s", KEY, "more"]]},
+        {"spans": [[KEY, 5, "s", KEY, 3]]},
+        {"spans": [[KEY, 5, "s", KEY, "own", "more"]]},
         {"spans": [[KEY, 5, "s"]], "answer_domain": 3},
     ],
 )
