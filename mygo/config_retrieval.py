@@ -12,6 +12,9 @@ from mygo.config_section import Section, Source
 class RetrievalConfig(Section):
     shards: int = Field(default=2, ge=1)
     """Parts of the index, each in a process of its own."""
+    shard_replicas: int = Field(default=1, ge=1)
+    """Copies of each part, each in a process of its own, with files of its own: searches go to any of them,
+    and to the others when one dies. One that starts answers once it knows what was in the corpus by then."""
     top_k: int = Field(default=8, ge=1)
     """Passages per question unless the request says otherwise."""
     max_top_k: int = Field(default=50, ge=1)

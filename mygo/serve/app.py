@@ -86,7 +86,9 @@ def build(
 
     embedder = _light(EmbedderServer, "embedder").bind(config, paths.embedder)
     shards = [
-        _light(shard, f"shard-{index}").bind(index, config, librarian, embedder)
+        _light(shard, f"shard-{index}", replicas=config.retrieval.shard_replicas).bind(
+            index, config, librarian, embedder
+        )
         for index in range(config.retrieval.shards)
     ]
 

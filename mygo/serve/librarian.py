@@ -84,8 +84,8 @@ class Librarian:
             config.corpus.overlap_tokens,
         )
         self._file_chunks = ChildChunks(load, config.corpus.parse_timeout_s)
-        self._seen: Mapping[int, tuple[int, float]] = {}
-        """Shard -> (position, when it said so); replaced and never changed, as all threads read it."""
+        self._seen: Mapping[tuple[int, int], tuple[int, float]] = {}
+        """(Shard, replica) -> (position, when it said so); replaced, not changed, as all threads read it."""
         self._purged: dict[WorkerId, tuple[int, float]] = {}
         """Worker -> (position, when it said so)."""
         self._library = Library(config.cluster.data_dir, self._file_chunks, searchable=self._searchable)
@@ -262,9 +262,9 @@ class Librarian:
         """The attributes of documents in stores; None for one that was deleted meanwhile."""
         return await self._for_searches(self._catalog.attributes_of, documents)
 
-    async def applied(self, shard: int, position: int) -> None:
-        """A shard says how far it has come; every second, also while it is busy embedding."""
-        self._seen = {**self._seen, shard: (position, time.monotonic())}
+    async def applied(self, shard: int, replica: int, position: int) -> None:
+        """A replica of a shard says how far it has come; every second, also while it is busy embedding."""
+        self._seen = {**self._seen, (shard, replica): (position, time.monotonic())}
 
     async def read(self, after: int, limit: int, wait_s: float) -> list[Entry]:
         """Journal entries above a position; waits up to ``wait_s`` for the first one."""

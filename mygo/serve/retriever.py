@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from mygo.config import Config
@@ -53,7 +54,11 @@ class ShardServer:
         self._retrieval = config.retrieval
         self._librarian = librarian
         self._embedder = embedder
-        self._folder = config.cluster.data_dir / "shards" / f"{index}-of-{config.retrieval.shards}"
+        self._replica = serve.get_replica_context().rank.rank
+        name = f"{index}-of-{config.retrieval.shards}"
+        if self._replica:
+            name += f"-replica-{self._replica}"
+        self._folder = config.cluster.data_dir / "shards" / name
         scratch = scratch_folder(self._folder / "scratch")
         dimensions, self._fingerprint = await embedder.describe.remote()
         self._searches = ThreadPoolExecutor(max_workers=2, thread_name_prefix="search")
@@ -76,6 +81,10 @@ class ShardServer:
         self._replayer = Replayer(self._shard, position, delete_type=Delete)
         self._saved_at = position
         self._saving = asyncio.Lock()
+        if config.retrieval.shard_replicas > 1:  # others answer meanwhile, and know more
+            until: int = (await librarian.status.remote())["position"]
+            while self._replayer.position < until and await self._apply_next():
+                pass
         self._background = [
             asyncio.create_task(self._follow()),
             asyncio.create_task(self._tell_how_far()),
@@ -168,7 +177,7 @@ class ShardServer:
     async def _tell_how_far(self) -> None:
         while True:
             try:
-                await outlived(self._librarian.applied.remote(self._index, self._replayer.position))
+                await outlived(self._tell())
             except Exception as error:
                 logger.warning("shard %d cannot reach the librarian: %s", self._index, error)
             await asyncio.sleep(HEARTBEAT_S)
@@ -192,17 +201,26 @@ class ShardServer:
                 await asyncio.sleep(REBUILD_PAUSE_S)
                 self._changed.set()
 
+    async def _tell(self) -> None:
+        await self._librarian.applied.remote(self._index, self._replica, self._replayer.position)
+
     async def _catch_up(self) -> None:
+        if not await self._apply_next():
+            return
+        await self._tell()
+        if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
+            await self._save()
+
+    async def _apply_next(self) -> bool:
+        """Whether there was anything to apply."""
         entries = await self._librarian.read.remote(self._replayer.position, READ_LIMIT, READ_WAIT_S)
         if not entries:
-            return
+            return False
         texts = self._replayer.texts_to_embed(entries)
         vectors = await self._embedder.embed.remote(texts) if texts else None
         await self._updating(self._replayer.apply, entries, vectors)
         self._changed.set()
-        await self._librarian.applied.remote(self._index, self._replayer.position)
-        if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
-            await self._save()
+        return True
 
     async def _save(self) -> None:
         async with self._saving:

@@ -82,7 +82,7 @@ def test_deletion_returns_when_every_worker_has_purged_it(tmp_path: Path, byte_t
             following = asyncio.create_task(follower.follow())
             await asyncio.sleep(0.15)  # it says that it lives
             deletion = asyncio.create_task(librarian.detach(ACME, store, file))
-            await librarian.applied(0, 10)  # the shards are done
+            await librarian.applied(0, 0, 10)  # the shards are done
             await asyncio.sleep(0.2)
             assert not deletion.done()
             may_purge.set()
@@ -112,7 +112,7 @@ def test_purge_is_tried_again_until_it_succeeds(
             follower = _follower(librarian, purge)
             await follower.catch_up()
             following = asyncio.create_task(follower.follow())
-            await librarian.applied(0, 10)
+            await librarian.applied(0, 0, 10)
             await librarian.detach(ACME, store, file)
             async with asyncio.timeout(5):
                 while not librarian._purged_everywhere(2) or len(tries) < 3:  # noqa: ASYNC110
@@ -129,7 +129,7 @@ def test_worker_with_a_disk_begins_with_all_that_was_ever_deleted(
 ) -> None:
     async def scenario() -> None:
         async with open_librarian(tmp_path, byte_tokenizer) as librarian:
-            await librarian.applied(0, 100)
+            await librarian.applied(0, 0, 100)
             for text in (b"one", b"two", b"three"):
                 await librarian.detach(ACME, *await _stored(librarian, text))
             await _stored(librarian, b"two")  # it is back

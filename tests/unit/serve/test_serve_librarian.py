@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import pytest
 from open_librarian import open_librarian
 from tokenizers import Tokenizer
 
@@ -19,7 +20,10 @@ async def store_of(librarian: Librarian, tenant: TenantId = ACME) -> StoreId:
     return (await librarian.create_store(tenant, name="", domain=None, metadata={}, file_ids=[])).id
 
 
-def test_file_is_in_progress_until_every_live_shard_has_it(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("other", [(1, 0), (0, 1)], ids=["shard", "replica"])
+def test_file_is_in_progress_until_every_live_shard_has_it(
+    tmp_path: Path, byte_tokenizer: Tokenizer, other: tuple[int, int]
+) -> None:
     async def scenario() -> None:
         async with open_librarian(tmp_path, byte_tokenizer) as librarian:
             store = await store_of(librarian)
@@ -28,10 +32,11 @@ def test_file_is_in_progress_until_every_live_shard_has_it(tmp_path: Path, byte_
             async with asyncio.timeout(20):
                 while (await librarian.status())["position"] == 0:  # noqa: ASYNC110  bounded
                     await asyncio.sleep(0.02)
-            reports = (((0, 0),), ((0, 1), (1, 0)), ((1, 1),))
+            one = (0, 0)
+            reports = (((one, 0),), ((one, 1), (other, 0)), ((other, 1),))
             for applied, status in zip(reports, ("in_progress", "in_progress", "completed"), strict=True):
-                for shard, position in applied:
-                    await librarian.applied(shard, position)
+                for (shard, replica), position in applied:
+                    await librarian.applied(shard, replica, position)
                 assert (await librarian.get_store_file(ACME, store, file)).status == status
                 assert (await librarian.store_usages(ACME, [store]))[store].counts[status] == 1
 
@@ -46,11 +51,11 @@ def test_deletion_returns_when_the_shards_have_it(tmp_path: Path, byte_tokenizer
             await librarian.attach(ACME, store, file, attributes=None)
             async with asyncio.timeout(20):
                 (upsert,) = await librarian.read(0, 10, wait_s=20)
-                await librarian.applied(0, upsert.position)
+                await librarian.applied(0, 0, upsert.position)
                 deletion = asyncio.create_task(librarian.detach(ACME, store, file))
                 (delete,) = await librarian.read(upsert.position, 10, wait_s=20)
                 assert not deletion.done()
-                await librarian.applied(0, delete.position)
+                await librarian.applied(0, 0, delete.position)
                 await deletion
 
     asyncio.run(scenario())

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class Librarian:
         await asyncio.sleep(wait_s)
         return []
 
-    async def applied(self, shard: int, position: int) -> None:
+    async def applied(self, shard: int, replica: int, position: int) -> None:
         self._cancel("applied")
         self.position = position
 
@@ -109,18 +110,32 @@ class Embedder:
         return vectors(len(texts))
 
 
-@contextlib.asynccontextmanager
-async def shard_server(folder: Path, passages: int = 400, cancels: int = 0) -> AsyncIterator[ShardServer]:
-    """With its index built."""
+async def started(folder: Path, librarian: Librarian, replica: int = 0, replicas: int = 1) -> ShardServer:
     config = parse(
         {
             "cluster": {"data_dir": str(folder)},
-            "retrieval": {"shards": 1, "approximate_from_vectors": 300, "ivf_probes": 40, "stage_s": 1e-9},
+            "retrieval": {
+                "shards": 1,
+                "shard_replicas": replicas,
+                "approximate_from_vectors": 300,
+                "ivf_probes": 40,
+                "stage_s": 1e-9,
+            },
         }
     )
-    librarian = Librarian(passages, cancels)
     server = ShardServer.__new__(ShardServer)
-    await server.__init__(0, config, Handle(librarian), Handle(Embedder()))  # type: ignore[misc]
+    context = SimpleNamespace(rank=SimpleNamespace(rank=replica))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(retriever.serve, "get_replica_context", lambda: context)
+        await server.__init__(0, config, Handle(librarian), Handle(Embedder()))  # type: ignore[misc]
+    return server
+
+
+@contextlib.asynccontextmanager
+async def shard_server(folder: Path, passages: int = 400, cancels: int = 0) -> AsyncIterator[ShardServer]:
+    """With its index built."""
+    librarian = Librarian(passages, cancels)
+    server = await started(folder, librarian)
     try:
         while librarian.position < 1 or server._shard.kind(STORE) != "ivf":  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -128,6 +143,26 @@ async def shard_server(folder: Path, passages: int = 400, cancels: int = 0) -> A
     finally:
         for task in server._background:
             task.cancel()
+
+
+def test_replica_of_a_shard_has_files_of_its_own_and_answers_once_it_knows_the_corpus(tmp_path: Path) -> None:
+    async def check() -> None:
+        librarian = Librarian(100)
+        servers = [await started(tmp_path, librarian, 0, replicas=2)]
+        assert librarian.position == 0, "nobody counts on a replica that does not answer yet"
+        servers.append(await started(tmp_path, librarian, 1, replicas=2))
+        try:
+            for server in servers:
+                assert len((await server.search([STORE], vectors(1)[0], 8)).passages) == 8
+            assert len(list((tmp_path / "shards").iterdir())) == 2
+            await asyncio.gather(*(server._save() for server in servers))
+            assert len(list((tmp_path / "shards").glob("*/manifest.json"))) == 2
+        finally:
+            for server in servers:
+                for task in server._background:
+                    task.cancel()
+
+    asyncio.run(check())
 
 
 def test_shard_server_follows_on_when_the_librarian_cancels_its_calls(
