@@ -8,10 +8,11 @@ from typing import Any, get_args
 
 import pytest
 
-from mygo.config import CacheConfig, Config, load, parse
+from mygo.blend.selection import Method
+from mygo.config import CacheConfig, Config, ReuseConfig, load, parse
 from mygo.errors import ConfigError
 from mygo.tree.policies import DEFAULT_POLICY, POLICIES
-from mygo.vllm_plugin.settings import TierSettings
+from mygo.vllm_plugin.settings import ChunkSettings, TierSettings
 
 
 def test_cache_policies_are_those_of_the_tree() -> None:
@@ -159,3 +160,8 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         load(path)
     with pytest.raises(ConfigError, match="Is a directory"):
         load(tmp_path)
+
+
+def test_every_way_to_choose_tokens_can_be_configured() -> None:
+    assert get_args(ReuseConfig.model_fields["method"].annotation) == tuple(Method)
+    assert ReuseConfig().method == ChunkSettings().method
