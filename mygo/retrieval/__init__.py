@@ -38,7 +38,7 @@ Why
 - GPU indexes are not here: the CPU package has none, so they could not have been run.
 
 Read in this order: ``shard``, ``nearest``, ``index``, ``kinds``, ``ivf``, ``texts``, ``merge``, ``fusion``,
-``rerank``, ``recent``, ``replay``, ``snapshot``, ``embed``.
+``rerank``, ``recent``, ``replay``, ``contents``, ``snapshot``, ``embed``.
 """
 
 from mygo.retrieval import snapshot

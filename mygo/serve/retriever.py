@@ -84,7 +84,7 @@ class ShardServer:
         if config.retrieval.shard_replicas > 1:  # others answer meanwhile, and know more
             until: int = (await librarian.status.remote())["position"]
             while self._replayer.position < until and await self._apply_next():
-                pass
+                await self._save_if_due()
         self._background = [
             asyncio.create_task(self._follow()),
             asyncio.create_task(self._tell_how_far()),
@@ -208,8 +208,7 @@ class ShardServer:
         if not await self._apply_next():
             return
         await self._tell()
-        if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
-            await self._save()
+        await self._save_if_due()
 
     async def _apply_next(self) -> bool:
         """Whether there was anything to apply."""
@@ -221,6 +220,10 @@ class ShardServer:
         await self._updating(self._replayer.apply, entries, vectors)
         self._changed.set()
         return True
+
+    async def _save_if_due(self) -> None:
+        if self._replayer.position - self._saved_at >= self._retrieval.snapshot_every:
+            await self._save()
 
     async def _save(self) -> None:
         async with self._saving:
