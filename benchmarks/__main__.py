@@ -27,11 +27,19 @@ from benchmarks.harness.runner import Plan, Runner
 from benchmarks.harness.traces import load_trace
 from benchmarks.report.write import write_report
 from benchmarks.systems import BASELINE, SYSTEMS, choose
+from benchmarks.systems.mygo_cluster import DISK_PER_HOST
 from benchmarks.systems.system import Settings
 from benchmarks.systems.throttle import GPUS, ratios
 from mygo import models
 from mygo.config import ClusterConfig, EmbedderConfig, ModelConfig
 from mygo.errors import ConfigError, MygoError
+from mygo.simulation.working_set import working_set_tokens
+from mygo.workloads.trace import Trace
+
+LARGEST_PROMPTS = 2
+"""vLLM wants room for one prompt of full length, and half of its KV is the longest prompt here."""
+TEMPLATE_TOKENS = 64
+HOST_PER_DEVICE = 2
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,8 @@ def run(options: argparse.Namespace, console: Console) -> None:
         requests=options.requests,
         token_scale=options.token_scale,
     )
+    if options.kv_share is not None:
+        _share_of_working_set(options, trace)
     settings = _settings(options, tuple(sorted({each.tenant for each in trace.requests})))
     cores = max(SYSTEMS[name].workers for name in names)
     if len(settings.cores) < cores:
@@ -152,6 +162,17 @@ def run(options: argparse.Namespace, console: Console) -> None:
         embedder_path = models.resolve(embedder.source, settings.cache_dir, progress=True)
         retrieval = Retrieval(Embedder(str(embedder_path), embedder.batch))
         asyncio.run(Runner(plan, folder, layout, retrieval, console).run())
+
+
+def _share_of_working_set(options: argparse.Namespace, trace: Trace) -> None:
+    """Set the sizes of the tiers. Some tokens of a prompt are the chat template's, not the trace's."""
+    working_set = working_set_tokens(trace)
+    answer_tokens = options.output_tokens
+    largest = (
+        max(trace.prompt_tokens(request) for request in trace.requests) + TEMPLATE_TOKENS + answer_tokens
+    )
+    options.kv_tokens = max(round(options.kv_share * working_set), LARGEST_PROMPTS * largest)
+    options.host_kv_tokens = round(HOST_PER_DEVICE * options.kv_share * working_set)
 
 
 def _installed(size: Size, console: Console) -> list[str]:
@@ -216,6 +237,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--output-tokens", type=count, metavar="N", help="longest answer")
     add("--kv-tokens", type=count, metavar="N", help="device KV per worker")
     add("--host-kv-tokens", type=count, metavar="N", help="host tier, where there is one")
+    add(
+        "--kv-share",
+        type=positive,
+        metavar="F",
+        help="in place of both: device KV as a share of the trace's working set, but two of its largest "
+        f"prompts at least; the host tier has {HOST_PER_DEVICE} times that share, the disk "
+        f"{HOST_PER_DEVICE * DISK_PER_HOST} times",
+    )
     add("--throttle", metavar="GPU", help=f"slow tiers down to a GPU's ratios: {', '.join(GPUS)}")
     add("--seed", type=whole_number, default=1)
     add("--out", type=Path, metavar="DIR", help="where results go (default: results/bench/smoke or full)")

@@ -35,16 +35,13 @@ class Load:
         return f"{self.kind}-{self.value:g}{'pct' if self.relative else ''}"
 
     def rate(self, baseline_rate: float | None) -> float | None:
-        """Requests/s to offer; None for a closed loop. ``baseline_rate`` is what the baseline serves."""
+        """Requests/s to offer; None for a closed loop. ``baseline_rate`` is what the baseline serves; a load
+        that is no share of it needs none."""
         if self.kind == "closed":
             return None
         if not self.relative:
             return self.value
-        if baseline_rate is None:
-            raise ConfigError(
-                f"load open:{self.value:g}% is a share of what the baseline serves in load closed:1: "
-                "put closed:1 before it, or give requests per second (open:0.5)"
-            )
+        assert baseline_rate is not None
         return self.value / 100 * baseline_rate
 
 
@@ -61,11 +58,10 @@ def parse_load(text: str) -> Load:
 
 
 def check_loads(loads: Sequence[Load]) -> None:
-    """Raises ConfigError for a load given twice, or for shares of a load that does not come before."""
+    """Raises ConfigError for a load given twice."""
     for index, load in enumerate(loads):
         if load in loads[:index]:
             raise ConfigError(f"load {load.name} is given twice: leave one of them out")
-        load.rate(1.0 if Load("closed", 1) in loads[:index] else None)
 
 
 @dataclass(frozen=True, slots=True)

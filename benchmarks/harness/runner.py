@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -32,6 +33,8 @@ WARM_UP = 2
 """Requests that every server answers before anything is measured; of texts that no load has."""
 PROBES = 4
 """Requests that measure the seconds of prefill per token, for throttling."""
+RATE_PROBES = 12
+"""Requests that measure what the baseline serves, where no load has."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class Runner:
             return
         say(f"{load.name}: indexing its documents")
         self._retrieval.fill(self._edition(load.name))
-        rate = load.rate(self._baseline_rate())
+        rate = load.rate(await self._baseline_rate(servers[members[0].label]) if load.relative else None)
         fresh = {label for label, done in finished.items() if not done}
         for number, stretch in enumerate(stretches):
             turns = order(members, seed=self._plan.seed, load=load.name, round_number=number)
@@ -226,12 +229,22 @@ class Runner:
             reply.prefill_s / max(1, query.prompt.tokens - reply.cached_tokens) for query, reply in replies
         )
 
-    def _baseline_rate(self) -> float | None:
-        """Requests/s that the baseline has served one after the other; None before it has."""
+    async def _baseline_rate(self, baseline: Server) -> float:
+        """Requests/s that the baseline serves one after the other: of all the trace if it has done that
+        already, else of its first requests. Those have the caches empty before them."""
         done = self._folder.rounds(self._plan.baseline, Load("closed", 1).name)
-        if not done:
-            return None
-        return len(self._plan.trace.requests) / sum(each.wall_s for each in done.values())
+        if done:
+            return len(self._plan.trace.requests) / sum(each.wall_s for each in done.values())
+        path = self._folder.path / "rate.json"
+        if path.exists():
+            return float(json.loads(path.read_text()))
+        probes = self._edition("rate")[:RATE_PROBES]
+        began_s = time.perf_counter()
+        for query in probes:
+            await baseline.ask(query)
+        rate = len(probes) / (time.perf_counter() - began_s)
+        path.write_text(json.dumps(rate))
+        return rate
 
     def _edition(self, name: str) -> list[Query]:
         if name not in self._queries:

@@ -53,4 +53,10 @@ ROWS = (
         arguments=lambda folder, settings: arguments("lru", disk=True, folder=folder, settings=settings),
         host_tier=True,
     ),
+    VllmSystem(
+        name="vllm-offload-arc-fs",
+        summary=f"vLLM, prefix caching, a host tier with ARC and an unbounded file system tier; {OURS}",
+        arguments=lambda folder, settings: arguments("arc", disk=True, folder=folder, settings=settings),
+        host_tier=True,
+    ),
 )

@@ -125,6 +125,7 @@ class EmulatedDisk(SecondaryTierManager):  # type: ignore[misc]
         self._poll()
         job = _Job(job_metadata.job_id, len(job_metadata.keys))
         queued_bytes = self._chunk_bytes * sum(len(each.moving) for each in self._writes.values())
+        gone: list[OffloadKey] = []
         for key in _in_prompt_order(job_metadata):
             if key in self._catalog:
                 job.done.append(key)
@@ -134,9 +135,10 @@ class EmulatedDisk(SecondaryTierManager):  # type: ignore[misc]
                     continue
                 for victim in victims:
                     self._catalog.replaced(victim)
-                self._tell(victims, removed=True)
+                gone += victims
                 job.moving.append(key)
                 queued_bytes += self._chunk_bytes
+        self._tell(gone, removed=True)
         if not job.moving:
             self._finished.append(job)
             return

@@ -246,7 +246,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     def take_events(self) -> tuple[()]:
         """The step is over; the cache's events were taken just before. We add none of our own."""
         self._chunks.step_ended()
-        for tier, blocks in self._tiers.step_ended():
+        for tier, blocks in self._tiers.step_ended().items():
             self._ledger.observe(map(self._cache.event_id, blocks), tier)
         answers = self._obey()
         # the last request's step may be the last one for hours

@@ -151,7 +151,9 @@ class Catalog:
         That is: it is here already, or about to be, or just leaving; or there are more chunks than the limit
         (which was lowered); or all that might leave is in use.
         """
-        if key in self or key in self._writing or key in self._erasing or key in self._replaced:
+        if key in self._known or key in self._idle or key in self._writing:
+            return None
+        if key in self._erasing or key in self._replaced:
             return None
         over = len(self) - self.limit_chunks
         victim = self._choose() if over == 0 else None

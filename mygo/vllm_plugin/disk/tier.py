@@ -12,7 +12,9 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from mmap import PAGESIZE
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -218,8 +220,10 @@ class DiskTier(SecondaryTierManager):  # type: ignore[misc]
         return [self._result(job) for job in finished]
 
     def take_events(self) -> Iterable[OffloadingEvent]:
-        for change in self._store.take_changes() if self._store is not None else []:
-            yield OffloadingEvent([change.key], self.medium, removed=not change.came, locality=self.locality)
+        changes = self._store.take_changes() if self._store is not None else []
+        for came, run in groupby(changes, attrgetter("came")):
+            keys = [change.key for change in run]
+            yield OffloadingEvent(keys, self.medium, removed=not came, locality=self.locality)
 
     def drain_jobs(self) -> None:
         if self._store is not None:

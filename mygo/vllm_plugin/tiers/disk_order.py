@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from mygo.tree.shelf import Shelf
 from mygo.vllm_plugin.disk.format import GROUP_BYTES, ChunkKey
 
@@ -79,7 +81,7 @@ class DiskOrder:
                 return None
             for block in blocks:
                 self._leaving.update(self._chunks.pop(block))
-        victims = list(self._leaving)[:count]
+        victims = list(islice(self._leaving, count))
         for key in victims:
             del self._leaving[key]
         return victims

@@ -244,16 +244,16 @@ class Tiers:
         if self._offload is not None:
             self._offload.update_connector_output(output)
 
-    def step_ended(self) -> list[tuple[Tier, list[bytes]]]:
-        """Blocks that came to a slower tier or left it since the last step."""
+    def step_ended(self) -> dict[Tier, list[bytes]]:
+        """By tier, in any order: blocks that came to a slower one or left it since the last step."""
         self._meter.ended()
+        changed: dict[Tier, list[bytes]] = {}
         if self._offload is None:
-            return []
+            return changed
         self._offload.purge_idle()
-        return [
-            (_TIERS[event.medium], list(map(get_offload_block_hash, event.keys)))
-            for event in self._offload.manager.take_events()
-        ]
+        for event in self._offload.manager.take_events():
+            changed.setdefault(_TIERS[event.medium], []).extend(map(get_offload_block_hash, event.keys))
+        return changed
 
     # --- deleted passages ------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.harness.drive import Driver, Place
 from benchmarks.harness.plan import Member, groups, parse_load
 from benchmarks.harness.records import RunFolder
 from benchmarks.harness.retrieval import Retrieved
-from benchmarks.harness.runner import Plan, Runner
+from benchmarks.harness.runner import RATE_PROBES, Plan, Runner
 from benchmarks.systems.system import Counters, Query, Reply, Settings
 from mygo.config import ModelConfig
 from mygo.types import PUBLIC, Prompt, Segment, SegmentKey, SegmentKind
@@ -128,6 +129,21 @@ def test_every_system_serves_every_request_once_per_load(tmp_path: Path) -> None
         "closed-1",
         "open-500",
     }, "each load has texts of its own"
+
+
+def test_share_of_the_baselines_rate_is_measured_once_when_no_load_has_told_it(tmp_path: Path) -> None:
+    what = plan("vllm", "mygo", loads=("open:50%",))
+    servers = {"vllm": Echo(delay_s=1e-3), "mygo": Echo(dies_after=2)}
+    with pytest.raises(SystemExit):
+        run(tmp_path, what, servers)
+    probes = [each for each in servers["vllm"].asked if each.documents == (("rate", "text"),)]
+    assert [each.number for each in probes] == list(range(min(REQUESTS, RATE_PROBES)))
+    rate = json.loads((tmp_path / "rate.json").read_text())
+    servers = {"vllm": Echo(), "mygo": Echo()}
+    folder = run(tmp_path, what, servers)
+    assert all(each.documents != (("rate", "text"),) for each in servers["vllm"].asked)
+    for label in servers:
+        assert {each.rate for each in folder.rounds(label, "open-50pct").values()} == {0.5 * rate}
 
 
 def test_run_goes_on_without_serving_finished_rounds_again(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_events_tell_what_came_and_went(open_host: Callable[..., Host]) -> None:
         host.store(number)
         host.settle()
     events = [(event.keys, event.removed) for event in host.tier.take_events()]
-    assert events == [([key(1)], False), ([key(2)], False), ([key(1)], True), ([key(3)], False)]
+    assert events == [([key(1), key(2)], False), ([key(1)], True), ([key(3)], False)]
     host.tier.store.purge([key(2)])
     (event,) = host.tier.take_events()
     assert (event.keys, event.removed, event.medium, event.locality) == (
