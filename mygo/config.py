@@ -172,7 +172,8 @@ class ReuseConfig(Section):
     copies of the document from different prompts, once there are two. `mygo calibrate` compares them."""
     fillers: bool = False
     """Under `blend`: compute documents behind neutral ones while a worker has nothing else to do, if they
-    were used twice and no prompt has left a copy of them that all their readers may use."""
+    were used twice and no prompt has left a copy of them that all their readers may use. It pays where
+    prompts mix documents of different readers."""
     kl_bound: float = Field(default=0.12, gt=0, lt=1)
     """Under `blend`: how far the first token's distribution may be from the exact one on average, as KL
     divergence in nats. Blending that breaks it is repaired more, and then switched off."""
