@@ -85,6 +85,8 @@ class Layout:
         """Leading tokens that need neither loading nor computing once the scheduler counts so many."""
         if not self.covers(counted_tokens):
             return counted_tokens
+        if counted_tokens == self.first_scheduled:  # no step has loaded anything yet
+            return self.cached_tokens
         return int(self.computed[counted_tokens - self.first_scheduled])
 
     def loads(self, counted_tokens: int, new_tokens: int) -> Iterator[Load]:
@@ -92,8 +94,7 @@ class Layout:
 
         The steps of a request together load every token that they do not compute once, and none twice.
         """
-        begins = counted_tokens == self.first_scheduled
-        start = self.cached_tokens if begins else self.complete_tokens(counted_tokens)
+        start = self.complete_tokens(counted_tokens)
         end = self.complete_tokens(counted_tokens + new_tokens)
         for piece in self._pieces:
             first, last = max(piece.start_tokens, start), min(piece.end_tokens, end)
