@@ -41,6 +41,8 @@ class Holdings:
         self._in_use: Counter[VariantKey] = Counter()
         self._dropped: dict[VariantKey, None] = {}
         """In memory, and of no use to new requests."""
+        self._filling: set[VariantKey] = set()
+        """Begun, and not whole yet."""
         self._fetching: dict[VariantKey, tuple[Variant, int]] = {}
         """And how many ranks have read their part."""
         self._completed: deque[list[VariantKey]] = deque([[]], maxlen=UNHEARD_STEPS + 1)
@@ -82,10 +84,12 @@ class Holdings:
     def filling(self, key: VariantKey) -> None:
         """Workers begin to fill a chunk. They may have an older one of this name, with the same content."""
         self._dropped.pop(key, None)
+        self._filling.add(key)
 
     def put(self, variant: Variant, other: Variant | None = None) -> None:
         """Workers have a whole chunk once the step that is being planned is computed. ``other``: in memory,
         and what it is ranked from; then its ranking says what that has seen."""
+        self._filling.discard(variant.key)
         self._completed[-1].append(variant.key)
         if other is not None:
             self.next_step.rankings.append((variant, other.key))
@@ -110,16 +114,16 @@ class Holdings:
         for key in report.missing:
             self._catalog.drop(key, Tier.HOST)
             self._in_memory.discard(key)
-            self.drop(key)  # other ranks may have their part
+            self._outdated(key)  # other ranks may have their part
         for key in report.lost:
             self._catalog.drop(key, Tier.DISK)
             if self._fetching.pop(key, None) is not None:
-                self.drop(key)  # other ranks may have their part
+                self._outdated(key)  # other ranks may have their part
         for key, ranking in report.rankings.items():
             self._catalog.rank(key, ranking)
         for key, ranks in report.read.items():
             if key not in self._fetching:
-                self.drop(key)
+                self._outdated(key)
                 continue
             variant, before = self._fetching[key]
             self._fetching[key] = variant, before + ranks
@@ -154,7 +158,13 @@ class Holdings:
 
     def drop(self, key: VariantKey) -> None:
         """A chunk in memory is of no use to new requests. Those that load it still may."""
+        self._filling.discard(key)
         self._dropped[key] = None
+
+    def _outdated(self, key: VariantKey) -> None:
+        """Drop it, unless what is there now is just being filled: then this is of an earlier one."""
+        if key not in self._filling:
+            self.drop(key)
 
     def pin(self, keys: Iterable[VariantKey]) -> None:
         """A request is going to load these chunks, in this step and later ones."""
@@ -186,7 +196,7 @@ class Holdings:
         """What the last steps completed may have seen what was not there."""
         for key in {key for keys in self._completed for key in keys}:
             self._catalog.drop(key, Tier.HOST)
-            self.drop(key)
+            self._outdated(key)
             if self._home is not None:
                 self._catalog.drop(key, Tier.DISK)
                 self.next_step.erased.append(key)
