@@ -141,8 +141,11 @@ class OrderedQueue(RequestQueue):  # type: ignore[misc]
 class _Admission:
     """What both of vLLM's schedulers get."""
 
+    block_size: int
     connector: Any
+    failed_recving_kv_req_ids: set[str]
     kv_cache_manager: Any
+    kv_holding_waiting: RequestQueue
     policy: Any
     prev_step_scheduled_req_ids: set[str]
     running: list[Request]
@@ -152,6 +155,7 @@ class _Admission:
     max_num_scheduled_tokens: int
     num_spec_tokens: int
     _inflight_prefills: set[Request]
+    _free_request_blocks: Callable[[Request], None]
     _preempt_request: Callable[..., None]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -238,6 +242,17 @@ class _Admission:
             self.kv_cache_manager.evict_blocks(set(block_ids[first:]))
             self.running.remove(request)
             self._preempt_request(request, now_s, drop_stale_output=True)
+        for request in self.kv_holding_waiting:
+            # vLLM sets back the first of them alone, and none whose own load has come
+            block_ids = self.kv_cache_manager.get_block_ids(request.request_id)[0]
+            lost = next((place for place, each in enumerate(block_ids) if each in invalid_block_ids), None)
+            if lost is None or request.num_computed_tokens <= lost * self.block_size:
+                continue
+            request.num_computed_tokens = lost * self.block_size
+            if request.status == RequestStatus.WAITING_FOR_REMOTE_KVS:
+                self.failed_recving_kv_req_ids.add(request.request_id)
+            elif not lost:
+                self._free_request_blocks(request)
         gone = {request.request_id for request in failed}
         self.prev_step_scheduled_req_ids -= gone  # else resumed ones would be taken for running on
         waiting: set[str] = super()._handle_invalid_blocks(  # type: ignore[misc]
