@@ -61,10 +61,10 @@ class FilterPart(Part):
 
     @property
     def values(self) -> int:
-        """That a file is compared with."""
+        """That a file is compared with; an empty list counts, too: to look at it takes as long."""
         if self.filters is not None:
             return sum(part.values for part in self.filters)
-        return len(self.value) if isinstance(self.value, list) else 1
+        return max(1, len(self.value)) if isinstance(self.value, list) else 1
 
     def to_filter(self, depth: int = 1) -> Filter:
         if depth == 1 and self.values > _MOST_FILTER_VALUES:

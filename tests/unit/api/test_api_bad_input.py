@@ -376,3 +376,14 @@ def test_filters_compare_with_a_bounded_number_of_values(nested: bool) -> None:
     compared(512).to_filter()
     with pytest.raises(BadRequest, match="513 values, at most 512"):
         compared(513).to_filter()
+
+
+def test_comparison_with_an_empty_list_counts_as_one() -> None:
+    def compared(lists: int) -> FilterPart:
+        empty = FilterPart(type="nin", key="user", value=[])
+        parts = [FilterPart(type="and", filters=[empty] * 57) for _ in range(lists)]
+        return FilterPart(type="and", filters=parts)
+
+    compared(8).to_filter()
+    with pytest.raises(BadRequest, match="513 values, at most 512"):
+        compared(9).to_filter()
