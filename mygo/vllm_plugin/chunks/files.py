@@ -87,7 +87,7 @@ class ChunkFiles:
                     (length,) = _LENGTH.unpack(file.read())
                     file.seek(-_LENGTH.size - length, os.SEEK_END)
                     variant = _variant(json.loads(file.read(length)))
-            except (OSError, ValueError, KeyError, TypeError, struct.error):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
                 path.unlink(missing_ok=True)
                 continue
             if path == self._path(variant.key):
@@ -124,8 +124,15 @@ def _variant(facts: dict[str, Any]) -> Variant:
         int(facts["kv_bytes"]),
         DomainTag(facts["domain"]),
         Birth(BirthKind(facts["birth"]), before, blend=str(facts["blend"]), seen=seen),
-        None if ranking is None else Ranking(tuple(ranking["order"]), tuple(ranking["seen"])),
+        None if ranking is None else _ranking(ranking),
     )
+
+
+def _ranking(facts: dict[str, Any]) -> Ranking:
+    order = tuple(facts["order"])
+    if not all(type(index) is int for index in order):  # 1.0 and true pass for 1, but name no token
+        raise TypeError(f"a ranking of {order}")
+    return Ranking(order, tuple(DocumentTag(str(each)) for each in facts["seen"]))
 
 
 def _split(payload: memoryview) -> tuple[dict[str, Any], int]:

@@ -95,14 +95,22 @@ def test_file_of_before_there_were_rankings_is_read(tmp_path: Path, monkeypatch:
     assert found is not None and torch.equal(found, _kv())
 
 
-def test_file_with_a_broken_ranking_is_cleared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [b"[4, 0, 2, 1, 9]", b"[4.0,0, 2, 1,3]", b"[4,0,2, true,3]"])
+def test_file_with_a_broken_ranking_is_cleared(order: bytes, tmp_path: Path) -> None:
     files = ChunkFiles(tmp_path, NAMESPACE, rank=0)
     files.write(_variant(), _kv())
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     assert content.count(b"[4, 0, 2, 1, 3]") == 1
-    path.write_bytes(content.replace(b"[4, 0, 2, 1, 3]", b"[4, 0, 2, 1, 9]"))
+    path.write_bytes(content.replace(b"[4, 0, 2, 1, 3]", order))
     assert files.variants() == [] and not path.exists()
+
+
+def test_file_whose_facts_are_nested_without_end_is_cleared(tmp_path: Path) -> None:
+    facts = b"[" * 100_000
+    (tmp_path / f"{1:032x}.0.kv").write_bytes(facts + len(facts).to_bytes(4, "little"))
+    assert ChunkFiles(tmp_path, NAMESPACE, rank=0).variants() == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_chunks_of_other_models_and_ranks_are_not_ours(tmp_path: Path) -> None:
