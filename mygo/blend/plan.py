@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from mygo.blend import cfo
 from mygo.blend.selection import Repair, select
-from mygo.blend.variants import BirthKind, DocumentTag, Held, Variant, VariantKey
+from mygo.blend.variants import BirthKind, DocumentTag, Held, Ranking, Variant, VariantKey
 from mygo.types import DomainTag, Tier
 
 PrefillSeconds = Callable[[int, int], float]
@@ -52,6 +52,8 @@ class Match:
     """The CFO at alpha 1 of every variant that may be used there."""
     order: tuple[int, ...] = ()
     """The document's tokens as a ``Ranking`` has them; empty if they are not ranked."""
+    ranked_by: tuple[DocumentTag, ...] = ()
+    """What that ranking tells something of."""
 
     @property
     def need(self) -> float:
@@ -161,16 +163,16 @@ def match(slots: Sequence[Slot], *, prompt_tokens: int, cached_tokens: int, find
         if usable:
             needs = {held.variant.key: cfo.need(held.variant, before) for held in usable}
             best = min(usable, key=lambda held: _preference(held, needs))
-            order = _order(best.variant, (held.variant for held in copies))
-            found.append(Match(start_tokens, slot.end_tokens, best, needs, order))
+            ranking = _ranking(best.variant, (held.variant for held in copies))
+            found.append(Match(start_tokens, slot.end_tokens, best, needs, ranking.order, ranking.seen))
     return found
 
 
-def _order(variant: Variant, copies: Iterable[Variant]) -> tuple[int, ...]:
-    """Its own ranking, or else that of another variant: it is about the document."""
-    ranked = [each for each in copies if each.ranking is not None and each.ranking.order]
-    best = min(ranked, key=lambda each: (each.key != variant.key, each.key), default=None)
-    return best.ranking.order if best is not None and best.ranking is not None else ()
+def _ranking(variant: Variant, copies: Iterable[Variant]) -> Ranking:
+    """Its own, or else that of another variant: it is about the document. Empty if there is none."""
+    known = [(each.key != variant.key, each.key, each.ranking) for each in copies if each.ranking is not None]
+    ranked = [each for each in known if each[2].order]
+    return min(ranked, key=lambda each: each[:2])[2] if ranked else Ranking((), ())
 
 
 _SPEED = {tier: place for place, tier in enumerate(Tier)}

@@ -70,6 +70,7 @@ class Captures:
             filler=live.segments.filler,
             tags=[tag for at_tokens, tag in live.tags if at_tokens < start_tokens],
             reused=[variant for at_tokens, variant in live.reuses() if at_tokens < start_tokens],
+            ranked_by=[each for at_tokens, each in live.ranked_by() if at_tokens < start_tokens],
         )
 
     def _of_use(self, live: Live, *, is_last: bool) -> Collection[BirthKind]:

@@ -323,7 +323,8 @@ class Chunks:
         self._holdings.purge(gone)
         for live in self._live.values():
             here = any(slot.document in gone for slot in live.slots)
-            if here or any(variant.has_seen(gone) for _, variant in live.reuses()):
+            ranked = any(each in gone for _, each in live.ranked_by())
+            if here or ranked or any(variant.has_seen(gone) for _, variant in live.reuses()):
                 live.retired = True
                 self._captures.give_up(live)
 

@@ -43,16 +43,18 @@ def birth(
     filler: bool,
     tags: Sequence[str] = (),
     reused: Iterable[Variant] = (),
+    ranked_by: Iterable[DocumentTag] = (),
 ) -> Birth:
     """Of a document behind ``before``, which are neutral documents if ``filler``. ``reused``: those of them
-    that were not computed; their blocks have ``tags``, in order."""
+    that were not computed; their blocks have ``tags``, in order. ``ranked_by``: what has had a say in which
+    of their tokens were computed all the same."""
     if not before:
         return Birth(BirthKind.FIRST)
     if filler:
         return Birth(BirthKind.FILLER)
     documents = tuple(slot.document for slot in before)
     blend = hashlib.blake2b("".join(tags).encode(), digest_size=16).hexdigest() if tags else ""
-    seen = {each for variant in reused for each in variant.birth.before + variant.birth.seen}
+    seen = {each for variant in reused for each in variant.birth.before + variant.birth.seen} | {*ranked_by}
     return Birth(BirthKind.CONTEXTUAL, documents, blend=blend, seen=tuple(sorted(seen - {*documents})))
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mygo.blend.plan import BlendPlan, Match, Slot
-from mygo.blend.variants import Namespace, Variant, VariantKey
+from mygo.blend.variants import DocumentTag, Namespace, Variant, VariantKey
 from mygo.blend.verdicts import Decision
 from mygo.vllm_plugin.chunks.comparing import Comparing
 from mygo.vllm_plugin.chunks.layout import Layout
@@ -89,3 +89,10 @@ class Live:
         """What is reused, and where it begins, as of the last plan."""
         pieces = self.plan.pieces if self.plan is not None else ()
         return [(piece.start_tokens, piece.variant) for piece in pieces if piece.variant is not None]
+
+    def ranked_by(self) -> list[tuple[int, DocumentTag]]:
+        """What has had a say in which tokens of what is reused are computed, and where that begins."""
+        pieces = self.plan.pieces if self.plan is not None else ()
+        return [
+            (piece.start_tokens, each) for piece in pieces if piece.match for each in piece.match.ranked_by
+        ]

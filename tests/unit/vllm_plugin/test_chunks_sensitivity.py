@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mygo.blend.variants import Birth, BirthKind, DocumentTag, Ranking, Variant, VariantKey
-from mygo.types import DomainTag
+from mygo.types import DomainTag, Tier
 from mygo.vllm_plugin.chunks import mover as chunk_mover
 from mygo.vllm_plugin.chunks.disk import ChunkDisk, ChunkReport
 from mygo.vllm_plugin.chunks.files import ChunkFiles
@@ -24,7 +24,7 @@ from mygo.vllm_plugin.chunks.step import ChunkStep
 from mygo.vllm_plugin.settings import ChunkSettings, engine_arguments
 
 SYSTEM = [3] * 5
-DOCUMENTS = {name: [10 + 16 * i + j for j in range(16)] for i, name in enumerate("abcd")}
+DOCUMENTS = {name: [10 + 16 * i + j for j in range(16)] for i, name in enumerate("abcdefg")}
 TOKENS = 16
 
 
@@ -185,3 +185,47 @@ def test_nothing_is_compared_when_no_method_asks_for_it(make: Callable[[str], Se
     served.ask("db")
     assert len(served.held(_name("b"))) == 2 and served.compared == []
     assert served.ask("cb", "blend") == {"b": (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("is_borrowed", [False, True])
+def test_what_was_computed_by_a_ranking_goes_with_what_that_tells_something_of(
+    is_borrowed: bool, make: Callable[[str], Served]
+) -> None:
+    served = make("deviation")
+    a, b, e = (_name(name) for name in "abe")
+    served.ask("ab")
+    served.ask("db")
+    (first,) = (variant for variant in served.held(b) if variant.ranking is None)
+    served.chunks._holdings._catalog.drop(first.key, Tier.HOST)
+    if is_borrowed:  # the other copy was made when no method asked for rankings
+        served.chunks._captures._ranks = False
+        served.ask("cfb")
+        served.chunks._captures._ranks = True
+    chosen = served.ask("cgbe", "blend")["b"]
+    assert chosen == ((0, 15) if is_borrowed else (0, 13, 14, 15)), "by the ranking that tells of a"
+    (behind,) = served.held(e)
+    assert a in behind.birth.seen
+    served.chunks.purge([a])
+    assert served.held(e) == [] and len(served.held(b)) == is_borrowed
+
+
+def test_nothing_is_kept_of_who_computes_by_a_ranking_that_tells_of_what_is_deleted(
+    make: Callable[[str], Served],
+) -> None:
+    served = make("deviation")
+    a, b, e = (_name(name) for name in "abe")
+    served.ask("ab")
+    served.ask("db")
+    (first,) = (variant for variant in served.held(b) if variant.ranking is None)
+    served.chunks._holdings._catalog.drop(first.key, Tier.HOST)
+    served.chunks._captures._ranks = False
+    served.ask("cfb")
+    admitted = served.chunks.admitted
+
+    def admit(request: Any) -> Any:
+        served.chunks.purge([a])
+        return admitted(request)
+
+    served.chunks.admitted = admit
+    assert served.ask("cgbe", "blend")["b"] == (0, 15)
+    assert served.held(e) == [] and len(served.held(b)) == 1
