@@ -73,5 +73,10 @@ class WorkerLost(Unavailable):
     """The worker died after it had begun to stream; what was sent is all there is."""
 
 
+class Misdirected(Unavailable):
+    """A call came to another worker than the one it was for, which is gone, or so new that Serve does not
+    list it yet."""
+
+
 class UntestedVersion(MygoError):
     """A library whose internals we touch has a version that MyGO was not tested with."""

@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Protocol
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from mygo.config import Config
 from mygo.directory import Announcement, Replica
-from mygo.errors import Unavailable, WorkerLost
+from mygo.errors import Misdirected, Unavailable, WorkerLost
 from mygo.routing import RoutingDesk
 from mygo.serve.calls import is_loss, outlived, raise_cause, unpack
 from mygo.speculation import Quote
@@ -195,7 +195,8 @@ class Dispatcher:
         Raises Unavailable if no worker could be reached, or what the worker itself raised.
         """
         tried: set[WorkerId] = set()
-        for attempt in range(self._config.routing.retries + 1):
+        attempts = 0
+        while attempts <= self._config.routing.retries:
             await self._wait_for_workers()
             route = self._desk.reserve(request.request_id, prompt, text, self._clock(), tried)
             stream = self._workers.generate.remote(request, worker=route.worker)
@@ -209,10 +210,11 @@ class Dispatcher:
                     raise_cause(error)
                 logger.warning("worker %s lost before the first token: %r", route.worker, error)
                 tried.add(route.worker)
+                attempts += not _is_misdirected(error)  # that was none; and no worker is tried twice
                 continue
             self._desk.first_token(request.request_id, self._clock())
             over = partial(self._over, request.request_id, route.worker)
-            return Generation(route, first, stream, over, attempt + 1)
+            return Generation(route, first, stream, over, attempts + 1)
         raise Unavailable(
             f"no worker answered in {self._config.routing.retries + 1} attempts; try again shortly",
             retry_after_s=5.0,
@@ -233,5 +235,10 @@ class Dispatcher:
 
 def _is_workers(error: BaseException) -> bool:
     """Whether it tells anything of the worker. That a call was cancelled may be Serve's doing, of calls that
-    wait to be assigned when their client goes away."""
-    return not isinstance(error, asyncio.CancelledError)
+    wait to be assigned when their client goes away; and one that Serve does not list may just be starting:
+    the directory itself forgets those that are gone."""
+    return not (isinstance(error, asyncio.CancelledError) or _is_misdirected(error))
+
+
+def _is_misdirected(error: BaseException) -> bool:
+    return isinstance(error, RayTaskError) and isinstance(error.cause, Misdirected)

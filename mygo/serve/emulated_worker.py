@@ -54,7 +54,7 @@ class EmulatedWorker:
         self._watch = asyncio.create_task(self._exit_when_engine_ends())
 
     async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[bytes]:
-        """Stream a completion, each delta packed. ``worker`` is for the router; raises Unavailable if that is
+        """Stream a completion, each delta packed. ``worker`` is for the router; raises Misdirected if that is
         another one."""
         check_asked(worker, self._worker)
         async for delta in self._engine.generate(request):

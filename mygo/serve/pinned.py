@@ -11,15 +11,16 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from mygo.errors import Unavailable
+from mygo.errors import Misdirected
 from mygo.types import WorkerId
 
 
 class PinnedRouter(RequestRouter):  # type: ignore[misc]
     """Routes ``handle.method.remote(..., worker=ID)`` to the replica with that id.
 
-    If it is gone, another one gets the call and refuses it (``check_asked``): so whoever chose it learns that
-    and chooses anew, and no answer names a worker that did not give it. Calls without ``worker`` go anywhere.
+    If Serve does not list it (any more, or yet), another one gets the call and refuses it (``check_asked``):
+    so whoever chose it learns that and chooses anew, and no answer names a worker that did not give it. Calls
+    without ``worker`` go anywhere.
     """
 
     async def choose_replicas(
@@ -41,6 +42,6 @@ class PinnedRouter(RequestRouter):  # type: ignore[misc]
 
 
 def check_asked(asked: WorkerId, own: WorkerId) -> None:
-    """For a worker to call first: raises Unavailable if the call was for another one, which is gone."""
+    """For a worker to call first: raises Misdirected if the call was for another one."""
     if asked != own:
-        raise Unavailable(f"worker {asked} is gone")
+        raise Misdirected(f"worker {asked} is gone, or not up yet")

@@ -148,7 +148,7 @@ class Worker(LLMServer):  # type: ignore[misc]
         )
 
     async def generate(self, request: GenerateRequest, *, worker: WorkerId) -> AsyncIterator[bytes]:
-        """Stream a completion, each delta packed. ``worker`` is for the router; raises Unavailable if that is
+        """Stream a completion, each delta packed. ``worker`` is for the router; raises Misdirected if that is
         another one."""
         check_asked(worker, self._worker)
         self._awaiting += 1

@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from mygo.config import Config, RoutingConfig
 from mygo.directory import Directory
-from mygo.errors import BadRequest, Unavailable, WorkerLost
+from mygo.errors import BadRequest, Misdirected, Unavailable, WorkerLost
 from mygo.routing.desk import DEAD_S, SETTLE_S
 from mygo.serve import dispatch
 from mygo.serve.calls import pack
@@ -97,7 +97,7 @@ def refusal(error: Exception) -> BaseException:
     return RayTaskError("generate", "traceback", error).as_instanceof_cause()
 
 
-@pytest.mark.parametrize("lost", [ActorDiedError(), refusal(Unavailable("worker a is gone"))])
+@pytest.mark.parametrize("lost", [ActorDiedError(), refusal(Unavailable("stopping"))])
 def test_start_tries_another_worker_when_one_dies_before_the_first_token(lost: BaseException) -> None:
     async def run() -> None:
         first: list[WorkerId] = []
@@ -112,6 +112,35 @@ def test_start_tries_another_worker_when_one_dies_before_the_first_token(lost: B
         assert [delta.text async for delta in generation] == ["x", "y"]
         assert generation.attempts == 2 and len(set(first)) == 2
         assert cluster.forgotten == first[:1] and cluster.open_requests() == 0
+
+    asyncio.run(run())
+
+
+def test_worker_that_serve_does_not_list_yet_is_passed_by_and_costs_no_attempt() -> None:
+    async def run() -> None:
+        asked: list[WorkerId] = []
+
+        def scripts(worker: WorkerId) -> Script:
+            asked.append(worker)
+            return (
+                [refusal(Misdirected("not up yet"))] if len(asked) == 1 else [*TOKENS, StopAsyncIteration()]
+            )
+
+        cluster = Cluster(scripts, retries=0)
+        generation = await cluster.start()
+        assert generation.route.worker == asked[1] != asked[0]
+        assert [delta.text async for delta in generation] == ["x", "y"]
+        assert generation.attempts == 1 and not cluster.forgotten and cluster.open_requests() == 0
+
+    asyncio.run(run())
+
+
+def test_start_raises_unavailable_when_serve_lists_no_worker() -> None:
+    async def run() -> None:
+        cluster = Cluster(lambda worker: [refusal(Misdirected("not up yet"))])
+        with pytest.raises(Unavailable):
+            await cluster.start()
+        assert set(cluster.streams) == {A, B} and not cluster.forgotten and cluster.open_requests() == 0
 
     asyncio.run(run())
 

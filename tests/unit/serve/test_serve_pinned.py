@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mygo.errors import Unavailable
+from mygo.errors import Misdirected
 from mygo.serve.emulated_worker import EmulatedWorker
 from mygo.serve.pinned import PinnedRouter
 from mygo.serve.worker import Worker
@@ -39,5 +39,5 @@ def test_call_goes_to_the_worker_that_it_names_and_elsewhere_only_when_that_is_g
 def test_worker_refuses_a_request_that_was_sent_to_another_one(kind: Any) -> None:
     worker = kind.__new__(kind)
     worker._worker = WorkerId("a")
-    with pytest.raises(Unavailable, match="worker b is gone"):
+    with pytest.raises(Misdirected, match="worker b is gone"):
         asyncio.run(anext(worker.generate(REQUEST, worker=WorkerId("b"))))
