@@ -169,7 +169,9 @@ class ReuseConfig(Section):
     method: Literal["first_tokens", "spread", "deviation"] = "first_tokens"
     """Under `blend`: which tokens of a document are computed anew, besides those. `first_tokens`: the ones
     that follow. `spread`: evenly spaced ones. `deviation`: those whose values are farthest apart in two
-    copies of the document from different prompts, once there are two. `mygo calibrate` compares them."""
+    copies of the document from different prompts; until there are two, the ones that follow. Only prompts
+    that compute a document leave copies of it, so one that is blended from its second use on stays with one.
+    `mygo calibrate` compares methods, with two copies of each document."""
     fillers: bool = False
     """Under `blend`: compute documents behind neutral ones while a worker has nothing else to do, if they
     were used twice and no prompt has left a copy of them that all their readers may use. It pays where
