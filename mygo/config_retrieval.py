@@ -42,16 +42,20 @@ class RetrievalConfig(Section):
     """Passages that the reranker reads per question, or as many as are asked for if these are more."""
     stage_s: float = Field(default=0.05, ge=0)
     """Search in stages of about this many seconds, each with a provisional result; 0: in one go. Only `ivf`
-    and `ivfpq` have several stages, and only if their searches take at least two of these; `hnsw` finds all
-    at once."""
+    and `ivfpq` have several stages, and only if their searches take at least two of these; `hnsw` and
+    `gpu` find all at once."""
     speculations: int = Field(default=8, ge=0)
     """Prefills for provisional results that an ingress has running at once, where the prediction is that they
     gain more than they cost; also the system prompt's, where it is cached nowhere. 0 for none. Answers are
     the same: they wait for the final result. An abort waits for a step (`model.step_tokens`)."""
-    index: Literal["flat", "ivf", "ivfpq", "hnsw"] = "ivf"
+    index: Literal["flat", "ivf", "ivfpq", "hnsw", "gpu"] = "ivf"
     """How large stores are searched. `flat`: exactly. `ivf`: only the lists nearest to the question.
     `ivfpq`: the same over compressed vectors, about 0.2 KB of memory each, the best then compared by the
-    whole vectors, which lie on disk. `hnsw`: a graph, the fastest, with all in memory; slow to build."""
+    whole vectors, which lie on disk. `hnsw`: a graph, the fastest, with all in memory; slow to build.
+    `gpu`: exactly, by a GPU that has all vectors in its memory (not run on one yet)."""
+    shard_gpus: float = Field(default=0.1, gt=0, le=1)
+    """`gpu`: part of a GPU that each shard reserves beside other shards; its machine must have one that no
+    worker has, since a worker reserves whole ones."""
     approximate_from_vectors: int = Field(default=50_000, ge=1)
     """Below, every store is searched exactly; from here on as `index` says (vectors of one store in one
     shard). Indexes are trained and built in the background, anew when a store has doubled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import socket
@@ -64,7 +65,7 @@ def run(config: Config, *, running: bool = False, progress: bool = False) -> Ite
         yield _guard("cache.disk_path", lambda: _kv_disk(config, running))
     if config.cache.host_bytes and config.workers.device != "emulated" and not running:
         yield _guard("cache.host_bytes", lambda: _shared_memory(config))
-    if config.workers.device == "cuda":
+    if config.workers.device == "cuda" or config.retrieval.index == "gpu":
         yield _guard("gpus", lambda: _gpus(config))
     sources = {"model": config.model.source, "embedder": config.embedder.source}
     weights_bytes = 0
@@ -184,13 +185,21 @@ def _shared_memory(config: Config) -> str:
 def _gpus(config: Config) -> str:
     import torch
 
-    wanted = config.workers.replicas * config.model.tensor_parallel
+    of_workers = config.workers.replicas * config.model.tensor_parallel
+    workers = of_workers if config.workers.device == "cuda" else 0
+    retrieval = config.retrieval
+    parts = retrieval.shards * retrieval.shard_replicas
+    # a shard cannot have its part of a GPU from two
+    shards = math.ceil(parts / int(1 / retrieval.shard_gpus)) if retrieval.index == "gpu" else 0
+    wanted = workers + shards
     present = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if config.cluster.ray_address is None and present < wanted:
         raise ConfigError(
-            f"workers.device: cuda needs {wanted} GPUs (workers.replicas {config.workers.replicas} x "
-            f"model.tensor_parallel {config.model.tensor_parallel}), and this machine shows {present}; lower "
-            "one of them, set workers.device to cpu, or join a cluster with cluster.ray_address"
+            f"{wanted} GPUs are needed, and this machine shows {present}: {workers} by workers.device "
+            f"{config.workers.device} (workers.replicas {config.workers.replicas} x model.tensor_parallel "
+            f"{config.model.tensor_parallel}), {shards} by retrieval.index {retrieval.index} "
+            f"({parts} shards x retrieval.shard_gpus {retrieval.shard_gpus:g}); lower one of them, set "
+            "workers.device to cpu, take another index, or join a cluster with cluster.ray_address"
         )
     return f"{present} on this machine, {wanted} needed"
 

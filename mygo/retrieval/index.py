@@ -24,6 +24,7 @@ class IndexKind(StrEnum):
     IVF = "ivf"
     IVFPQ = "ivfpq"
     HNSW = "hnsw"
+    GPU = "gpu"
 
 
 class Partial(NamedTuple):

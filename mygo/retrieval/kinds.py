@@ -13,6 +13,7 @@ import numpy as np
 from mygo.config_retrieval import RetrievalConfig
 from mygo.errors import ConfigError
 from mygo.retrieval.flat import FlatIndex
+from mygo.retrieval.gpu import GpuIndex
 from mygo.retrieval.hnsw import HnswIndex
 from mygo.retrieval.index import IndexKind, Rows, Structure, VectorIndex, Vectors
 from mygo.retrieval.ivf import IvfIndex, IvfSettings
@@ -82,6 +83,8 @@ class IndexBuilder:
                 return HnswIndex(
                     graph, ef_search=self._config.hnsw_ef_search, outgrown_below=self._outgrown_below
                 )
+            case IndexKind.GPU:
+                return GpuIndex(self._dimensions, outgrown_below=self._outgrown_below)
             case kind:
                 return IvfIndex(
                     self._trained(kind, sample, self._lists(vectors)), self._ivf(), trained_on=vectors

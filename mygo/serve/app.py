@@ -85,8 +85,9 @@ def build(
         worker_app = worker.deployment(config, paths.language_model, directory, librarian)
 
     embedder = _light(EmbedderServer, "embedder").bind(config, paths.embedder)
+    gpus = config.retrieval.shard_gpus if config.retrieval.index == "gpu" else 0.0
     shards = [
-        _light(shard, f"shard-{index}", replicas=config.retrieval.shard_replicas).bind(
+        _light(shard, f"shard-{index}", replicas=config.retrieval.shard_replicas, gpus=gpus).bind(
             index, config, librarian, embedder
         )
         for index in range(config.retrieval.shards)
@@ -102,7 +103,7 @@ def build(
     )
 
 
-def _light(part: type, name: str, *, replicas: int = 1) -> Deployment:
+def _light(part: type, name: str, *, replicas: int = 1, gpus: float = 0.0) -> Deployment:
     """A deployment that reserves no core: only workers do, the others use what is idle.
 
     It takes many calls at once, since most of them only wait (long polls, streams).
@@ -111,7 +112,7 @@ def _light(part: type, name: str, *, replicas: int = 1) -> Deployment:
         part,
         name=name,
         num_replicas=replicas,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
         max_ongoing_requests=10_000,
         graceful_shutdown_timeout_s=5.0,
     )

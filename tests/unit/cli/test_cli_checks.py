@@ -117,3 +117,28 @@ def test_port_names_the_cluster_that_has_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_address_without_a_scheme_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(ConfigError, match=r"--url: '127.0.0.1:8000' must begin with http://"):
         Client("127.0.0.1:8000")
+
+
+@pytest.mark.parametrize(
+    ("device", "index", "shards", "needed"),
+    [
+        ("cuda", "ivf", 3, "2 GPUs are needed"),
+        ("cpu", "gpu", 3, "1 GPUs are needed"),
+        ("cuda", "gpu", 3, "3 GPUs are needed"),
+        ("cpu", "gpu", 7, "3 GPUs are needed"),  # three shards of 0.3 share one
+    ],
+)
+def test_gpus_of_workers_and_of_shards_are_counted(
+    device: str, index: str, shards: int, needed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = parse(
+        {
+            "workers": {"device": device, "replicas": 2},
+            "retrieval": {"index": index, "shards": shards, "shard_gpus": 0.3},
+        }
+    )
+    with pytest.raises(ConfigError, match=needed):
+        checks._gpus(config)

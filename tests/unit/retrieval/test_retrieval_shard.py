@@ -198,7 +198,7 @@ def test_ivf_is_trained_again_when_it_has_doubled() -> None:
     assert list(dict.fromkeys(trained_on)) == ["", "100)", "200)", "400)"]
 
 
-@pytest.mark.parametrize("index", ["ivf", "ivfpq", "hnsw"])
+@pytest.mark.parametrize("index", ["ivf", "ivfpq", "hnsw", "gpu"])
 def test_rebuilt_index_has_the_updates_that_came_while_it_was_built(
     index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
