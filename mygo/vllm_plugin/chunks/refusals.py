@@ -46,7 +46,8 @@ def _reasons(config: VllmConfig, kv_cache_config: KVCacheConfig) -> Iterator[str
     if config.use_v2_model_runner:
         yield "vLLM's second model runner: set VLLM_USE_V2_MODEL_RUNNER=0"
     scheduler_cls = config.scheduler_config.scheduler_cls
-    if config.scheduler_config.async_scheduling and scheduler_cls != SCHEDULER:
-        yield f"asynchronous scheduling, and scheduler_cls is {scheduler_cls}: set it to {SCHEDULER}"
+    # vLLM's own lets who shares blocks of a chunk that is lost go on as if they were filled
+    if scheduler_cls != SCHEDULER:
+        yield f"scheduler_cls is {scheduler_cls}: set it to {SCHEDULER}"
     if parallel.worker_cls != CHUNK_WORKER:
         yield f"worker_cls is {parallel.worker_cls}: set it to {CHUNK_WORKER}"

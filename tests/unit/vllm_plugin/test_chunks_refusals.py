@@ -41,12 +41,15 @@ def test_engines_of_our_arguments_are_accepted_whether_compiled_or_not(tiny_mode
     refusals.check(configured(tiny_model, enforce_eager=eager), kv_cache(FULL))
 
 
-def test_engines_that_schedule_ahead_need_our_scheduler(tiny_model: Path) -> None:
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_engines_need_our_scheduler_whether_they_schedule_ahead_or_not(
+    tiny_model: Path, is_ahead: bool
+) -> None:
     config = configured(tiny_model)
-    config.scheduler_config.async_scheduling = True
+    config.scheduler_config.async_scheduling = is_ahead
     refusals.check(config, kv_cache(FULL))
     config.scheduler_config.scheduler_cls = None
-    with pytest.raises(ConfigError, match=f"asynchronous scheduling.*set it to {SCHEDULER}"):
+    with pytest.raises(ConfigError, match=f"scheduler_cls is None: set it to {SCHEDULER}"):
         refusals.check(config, kv_cache(FULL))
 
 
