@@ -282,9 +282,9 @@ class Chunks:
                 self._cache.evict(self._cache.hashes(request)[lost.first_block :])
                 if request is not lost.request or request.is_finished():
                     self._tiers.keep_out(request.request_id)
-            self._unheard.ends(lost.request.request_id)
             live = self._live.get(lost.request.request_id)
-            if live is not None:
+            if live is not None and live.layout is lost.layout:  # it was not admitted anew since
+                self._unheard.ends(lost.request.request_id)
                 live.layout = None
                 self._end_admission(live)
 
