@@ -21,6 +21,8 @@ class Stage:
     """Best by BM25 first, with its scores; the same in every stage."""
     position: int = 0
     """Of the journal, that the shard had come to at least."""
+    is_replaying: bool = False
+    """The shard has started, and does not know yet all that was in the corpus by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class SearchResult:
     passages: tuple[ScoredPassage, ...]
     """Best first, every text at most once per document."""
     missing_shards: tuple[int, ...] = ()
-    """Shards that did not answer in time: what they hold is not considered."""
+    """Shards that did not answer in time, whose passages are not considered; and those that have started and
+    do not know all of theirs yet."""
     is_final: bool = True
     position: int = 0
     """Of the journal, that all these shards had come to at least."""
@@ -50,11 +53,13 @@ class ShardStages:
         self._latest: dict[int, Stage] = {}
         self._stages = dict.fromkeys(range(shards), 0)
         """Of the shards that go on."""
-        self._missing: list[int] = []
+        self._missing: set[int] = set()
         self._given = 0
 
     def add(self, shard: int, stage: Stage) -> None:
         self._latest[shard] = stage
+        if stage.is_replaying:
+            self._missing.add(shard)
         if stage.is_final:
             del self._stages[shard]
         else:
@@ -63,7 +68,7 @@ class ShardStages:
     def lose(self, shard: int) -> None:
         self._latest.pop(shard, None)
         if self._stages.pop(shard, None) is not None:
-            self._missing.append(shard)
+            self._missing.add(shard)
 
     @property
     def is_final(self) -> bool:

@@ -81,9 +81,9 @@ class ShardServer:
         self._replayer = Replayer(self._shard, position, delete_type=Delete)
         self._saved_at = position
         self._saving = asyncio.Lock()
+        self._known_from: int = (await librarian.status.remote())["position"]
         if config.retrieval.shard_replicas > 1:  # others answer meanwhile, and know more
-            until: int = (await librarian.status.remote())["position"]
-            while self._replayer.position < until and await self._apply_next():
+            while self._replayer.position < self._known_from and await self._apply_next():
                 await self._save_if_due()
         self._background = [
             asyncio.create_task(self._follow()),
@@ -116,7 +116,10 @@ class ShardServer:
         position = self._replayer.position
         stores = frozenset(store_ids)
         (stage,) = self._shard.search_staged(stores, vector, k, math.inf, question, documents)
-        return replace(stage, position=position)
+        return self._dated(stage, position)
+
+    def _dated(self, stage: Stage, position: int) -> Stage:
+        return replace(stage, position=position, is_replaying=position < self._known_from)
 
     async def stages(
         self,
@@ -142,7 +145,7 @@ class ShardServer:
                 for stage in stages:
                     if given_up.is_set():
                         return
-                    loop.call_soon_threadsafe(found.put_nowait, replace(stage, position=position))
+                    loop.call_soon_threadsafe(found.put_nowait, self._dated(stage, position))
 
         searching = loop.run_in_executor(self._searches, search)
         next_stage: asyncio.Future[Stage] = loop.create_future()

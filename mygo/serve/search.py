@@ -193,7 +193,10 @@ class Searcher:
             for scored in result.passages
             if _document(scored) in passing and not _below(scored, retrieval)
         )
-        degraded = tuple(f"retrieval shard {shard} did not answer" for shard in result.missing_shards)
+        degraded = tuple(
+            f"retrieval shard {shard} did not answer, or not with all it has"
+            for shard in result.missing_shards
+        )
         return Found(kept[: retrieval.top_k], live, degraded, reuse, result.is_final, result.is_recent)
 
 

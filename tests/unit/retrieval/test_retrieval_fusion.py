@@ -92,3 +92,13 @@ def test_stages_are_fused_with_the_words_that_shards_found() -> None:
     final = merged.result()
     assert final is not None and final.is_final
     assert docs(final.passages) == "cda"
+
+
+def test_shard_that_does_not_know_all_of_its_passages_yet_is_named_and_heard() -> None:
+    merged = ShardStages(3, 3, Weights())
+    merged.add(0, Stage(tuple(ranking("a")), True, is_replaying=True))
+    merged.add(1, Stage(tuple(ranking("d")), True))
+    merged.lose(2)
+    result = merged.result()
+    assert result is not None and docs(result.passages) == "ad"
+    assert result.missing_shards == (0, 2) and not merged.found_by_none

@@ -165,6 +165,24 @@ def test_replica_of_a_shard_has_files_of_its_own_and_answers_once_it_knows_the_c
     asyncio.run(check())
 
 
+def test_shard_that_has_started_says_so_until_it_knows_what_was_in_the_corpus(tmp_path: Path) -> None:
+    async def check() -> None:
+        librarian = Librarian(100)
+        server = await started(tmp_path, librarian)
+        try:
+            stage = await server.search([STORE], vectors(1)[0], 8)
+            assert stage.is_replaying and not stage.passages
+            while librarian.position < 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            stages = await collected(server.stages([STORE], vectors(1)[0], 8))
+            assert len(stages[-1].passages) == 8 and not any(stage.is_replaying for stage in stages)
+        finally:
+            for task in server._background:
+                task.cancel()
+
+    asyncio.run(check())
+
+
 def test_shard_server_follows_on_when_the_librarian_cancels_its_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
