@@ -62,10 +62,17 @@ class Cluster:
         return whole
 
     def status(self) -> dict[str, Any]:
+        return self._report("status", timeout_s=30.0)
+
+    def quality(self) -> dict[str, Any]:
+        """What the workers' quality guards know."""
+        return self._report("cache/quality", timeout_s=60.0)
+
+    def _report(self, what: str, *, timeout_s: float) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {KEY}"}
-        answer = httpx.get(f"{self.url}/v1/mygo/status", headers=headers, timeout=30.0, trust_env=False)
-        status: dict[str, Any] = answer.raise_for_status().json()
-        return status
+        answer = httpx.get(f"{self.url}/v1/mygo/{what}", headers=headers, timeout=timeout_s, trust_env=False)
+        report: dict[str, Any] = answer.raise_for_status().json()
+        return report
 
     def ready(self) -> bool:
         try:

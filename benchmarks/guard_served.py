@@ -23,14 +23,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import arguments as types
 from benchmarks import folders
 from benchmarks.accept import revision
-from benchmarks.cluster import KEY, Cluster, running_cluster
+from benchmarks.cluster import Cluster, running_cluster
 from benchmarks.harness.machine import cpu_name
 from mygo import models
 from mygo.calibration.questions import Material, Question, read_squad
@@ -137,7 +136,7 @@ def _served(posed: Posed, options: argparse.Namespace) -> tuple[list[dict[str, A
             blended += answers[-1]["reuse"] == "blend"
             doing = f"{len(answers)} requests, {'blended' if blended else 'none is blended yet'}"
             progress.update(shown, completed=blended, description=doing)
-        return answers, _quality(cluster)
+        return answers, cluster.quality()
 
 
 def _asked(cluster: Cluster, question: Question, passages: Sequence[str]) -> dict[str, Any]:
@@ -149,14 +148,6 @@ def _asked(cluster: Cluster, question: Question, passages: Sequence[str]) -> dic
         "usage": answer["mygo"]["usage"],
         "latency_s": time.perf_counter() - began_s,
     }
-
-
-def _quality(cluster: Cluster) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    url = f"{cluster.url}/v1/mygo/cache/quality"
-    report = httpx.get(url, headers=headers, timeout=60.0, trust_env=False)
-    whole: dict[str, Any] = report.raise_for_status().json()
-    return whole
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -1,22 +1,21 @@
 """What running decodes notice of a prompt: the gaps between their tokens while it is prefilled.
 
-The engine runs as in a worker: a process of its own, with the steps that MyGO ships for a CPU. Streams decode
-all the time. In turn comes a prompt of documents that are kept as chunks, to be blended, one of documents
-that the engine has never seen, to be computed, and none; every other round the other way around.
+Streams decode all the time. In turn comes a prompt of documents that are kept as chunks, to be blended, one
+of documents that the engine has never seen, to be computed, and none; every other round the other way around.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.chunk_prefill.prompts import Asked, Prompts
+from benchmarks.shipped_engine import generated, shipped_engine, ttft_s
 from mygo.config import ModelConfig
-from mygo.vllm_plugin.settings import ChunkSettings, engine_arguments
+from mygo.vllm_plugin.settings import ChunkSettings
 
 STREAM_PROMPT_TOKENS = 64
 WINDOW_MARGIN = 1.25
@@ -50,39 +49,15 @@ def measure(model: Path, prompts: Prompts, shape: Shape) -> dict[str, Noticed]:
 
 
 async def _measure(model: Path, prompts: Prompts, shape: Shape) -> dict[str, Noticed]:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    shipped = ModelConfig()
-    llm = AsyncLLM.from_engine_args(
-        AsyncEngineArgs(
-            model=str(model),
-            skip_tokenizer_init=True,
-            dtype=shipped.dtype,
-            enforce_eager=True,
-            block_size=shipped.block_tokens,
-            kv_cache_memory_bytes=shipped.kv_cache_bytes,
-            max_model_len=shipped.max_context_tokens,
-            max_num_batched_tokens=shipped.step_tokens,
-            long_prefill_token_threshold=shipped.long_prefill_tokens,
-            max_num_seqs=shipped.max_running,
-            disable_log_stats=True,
-            **engine_arguments(chunks=ChunkSettings(host_bytes=2**30, repair_share=shape.repair_share)),
-        )
-    )
-    beside = _Beside(llm, prompts, shape, shipped.max_context_tokens)
-    try:
-        return await beside.run()
-    finally:
-        llm.shutdown()
+    chunks = ChunkSettings(host_bytes=2**30, repair_share=shape.repair_share)
+    async with shipped_engine(model, chunks=chunks) as llm:
+        return await _Beside(llm, prompts, shape).run()
 
 
 class _Beside:
-    def __init__(self, llm: Any, prompts: Prompts, shape: Shape, context_tokens: int) -> None:
+    def __init__(self, llm: Any, prompts: Prompts, shape: Shape) -> None:
         self._llm, self._prompts, self._shape = llm, prompts, shape
-        self._context_tokens = context_tokens
+        self._context_tokens = ModelConfig().max_context_tokens
         self._gaps: list[tuple[float, float]] = []
         """When a stream's token came, and after how many seconds."""
 
@@ -138,28 +113,17 @@ class _Beside:
         while True:
             before_s = 0.0
             ids = self._prompts.document(STREAM_PROMPT_TOKENS)
-            async for _ in self._generated(ids, self._context_tokens - len(ids), f"stream{name}"):
+            async for _ in generated(
+                self._llm, _unique(f"stream{name}"), ids, self._context_tokens - len(ids)
+            ):
                 now_s = time.perf_counter()
                 if before_s:
                     self._gaps.append((now_s, now_s - before_s))
                 before_s = now_s
 
     async def _ttft_s(self, asked: Asked) -> float:
-        began_s = time.perf_counter()
-        async for _ in self._generated(asked.token_ids, 1, "prompt", asked.kv_transfer_params):
-            pass
-        return time.perf_counter() - began_s
+        return await ttft_s(self._llm, _unique("prompt"), asked.token_ids, asked.kv_transfer_params)
 
-    def _generated(self, ids: list[int], tokens: int, name: str, params: dict[str, Any] | None = None) -> Any:
-        from vllm import SamplingParams
 
-        sampling = SamplingParams(
-            max_tokens=tokens,
-            temperature=0.0,
-            ignore_eos=True,
-            detokenize=False,
-            extra_args={"kv_transfer_params": params} if params else None,
-        )
-        return self._llm.generate(
-            {"prompt_token_ids": ids}, sampling, request_id=f"{name}-{time.monotonic_ns()}"
-        )
+def _unique(name: str) -> str:
+    return f"{name}-{time.monotonic_ns()}"

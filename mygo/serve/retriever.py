@@ -70,7 +70,8 @@ class ShardServer:
         restored = await self._updating(
             snapshot.load, self._folder, dimensions, index, config.retrieval, self._fingerprint, scratch
         )
-        if restored and restored[1] > (await librarian.status.remote())["position"]:
+        self._known_from: int = (await librarian.status.remote())["position"]
+        if restored and restored[1] > self._known_from:
             logger.warning("shard %d: its snapshot is ahead of the journal, so of another one", index)
             restored = None
         self._shard: Shard
@@ -81,7 +82,6 @@ class ShardServer:
         self._replayer = Replayer(self._shard, position, delete_type=Delete)
         self._saved_at = position
         self._saving = asyncio.Lock()
-        self._known_from: int = (await librarian.status.remote())["position"]
         if config.retrieval.shard_replicas > 1:  # others answer meanwhile, and know more
             while self._replayer.position < self._known_from and await self._apply_next():
                 await self._save_if_due()

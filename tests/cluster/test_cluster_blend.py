@@ -39,13 +39,7 @@ def test_answers_are_exact_and_labelled_while_blending_is_unproven(tmp_path: Pat
             return told
 
         def quality() -> list[dict[str, Any]]:
-            report = httpx.get(
-                f"{cluster.url}/v1/mygo/cache/quality",
-                headers={"Authorization": "Bearer sk-alice"},
-                timeout=60.0,
-                trust_env=False,
-            )
-            workers: list[dict[str, Any]] = report.raise_for_status().json()["workers"]
+            workers: list[dict[str, Any]] = cluster.quality()["workers"]
             return workers
 
         first = ask([0, 1, 2])
