@@ -104,7 +104,10 @@ class _Beside:
         if asked is not None:
             noticed.ttft_s.append(await self._ttft_s(asked))
         await asyncio.sleep(max(0.0, began_s + window_s - time.perf_counter()))
-        gaps_s = [gap_s for at_s, gap_s in self._gaps if at_s < began_s + window_s]
+        while not self._gaps:  # a window shorter than a step has the gap that it lies in
+            await asyncio.sleep(0.01)
+        first_s = self._gaps[0][0]
+        gaps_s = [gap_s for at_s, gap_s in self._gaps if at_s < began_s + window_s or at_s == first_s]
         noticed.gaps_s += gaps_s
         noticed.longest_s.append(max(gaps_s))
 
