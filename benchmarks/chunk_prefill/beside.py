@@ -60,6 +60,8 @@ class _Beside:
         self._context_tokens = ModelConfig().max_context_tokens
         self._gaps: list[tuple[float, float]] = []
         """When a stream's token came, and after how many seconds."""
+        self._came = asyncio.Event()
+        """There are some."""
 
     async def run(self) -> dict[str, Noticed]:
         window_s = WINDOW_MARGIN * await self._warm_up()
@@ -100,12 +102,12 @@ class _Beside:
     async def _window(self, kind: str, window_s: float, noticed: Noticed) -> None:
         asked = None if kind == "idle" else await self._prompt(kind)
         self._gaps.clear()
+        self._came.clear()
         began_s = time.perf_counter()
         if asked is not None:
             noticed.ttft_s.append(await self._ttft_s(asked))
         await asyncio.sleep(max(0.0, began_s + window_s - time.perf_counter()))
-        while not self._gaps:  # a window shorter than a step has the gap that it lies in
-            await asyncio.sleep(0.01)
+        await self._came.wait()  # a window shorter than a step has the gap that it lies in
         first_s = self._gaps[0][0]
         gaps_s = [gap_s for at_s, gap_s in self._gaps if at_s < began_s + window_s or at_s == first_s]
         noticed.gaps_s += gaps_s
@@ -122,6 +124,7 @@ class _Beside:
                 now_s = time.perf_counter()
                 if before_s:
                     self._gaps.append((now_s, now_s - before_s))
+                    self._came.set()
                 before_s = now_s
 
     async def _ttft_s(self, asked: Asked) -> float:
