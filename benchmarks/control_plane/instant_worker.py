@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from mygo.config import Config
 from mygo.serve.calls import pack
 from mygo.serve.reporting import HEARTBEAT_S, REPORT_INTERVAL_S
+from mygo.serve.transport import runtime_env
 from mygo.types import (
     GenerateRequest,
     PrefillStats,
@@ -115,6 +116,6 @@ def deployment(config: Config, directory: Any) -> Any:
         name="worker:instant",
         num_replicas=config.workers.replicas,
         max_ongoing_requests=config.workers.max_ongoing,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": runtime_env()},
         request_router_config=RequestRouterConfig(request_router_class="mygo.serve.pinned:PinnedRouter"),
     ).bind(config, directory)

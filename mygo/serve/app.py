@@ -45,6 +45,7 @@ from mygo.serve.ingress import Ingress
 from mygo.serve.librarian import Librarian
 from mygo.serve.retriever import ShardServer
 from mygo.serve.text_models import EmbedderServer, RerankerServer
+from mygo.serve.transport import runtime_env
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _light(part: type, name: str, *, replicas: int = 1, gpus: float = 0.0) -> De
         part,
         name=name,
         num_replicas=replicas,
-        ray_actor_options={"num_cpus": 0, "num_gpus": gpus},
+        ray_actor_options={"num_cpus": 0, "num_gpus": gpus, "runtime_env": runtime_env()},
         max_ongoing_requests=10_000,
         graceful_shutdown_timeout_s=5.0,
     )

@@ -1,12 +1,17 @@
-"""What crosses process borders: errors without Ray's wrapping, tokens without Ray's serializer."""
+"""What crosses process borders: errors without any wrapping, tokens without Ray's serializer.
+
+Over gRPC (``transport.py``) a part's error arrives as it was raised, over Ray's own calls inside a
+RayTaskError: both are understood here.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import pickle
 from collections.abc import Awaitable
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
+from grpc.aio import AioRpcError
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
@@ -25,14 +30,17 @@ async def reply(response: Awaitable[T], who: str) -> T:
 
     Raises the MygoError that the deployment raised; Unavailable, naming ``who``, if it is away.
     """
+    limit = asyncio.timeout(REPLY_S)
     try:
-        async with asyncio.timeout(REPLY_S):
+        async with limit:
             return await outlived(response, who)
     except RayTaskError as error:
         raise_cause(error)
-    except (RayError, RayServeException) as error:
+    except (RayError, RayServeException, AioRpcError) as error:
         raise Unavailable(f"the {who} is being restarted; try again shortly", retry_after_s=5.0) from error
     except TimeoutError as error:
+        if not limit.expired():  # the part's own
+            raise
         raise Unavailable(
             f"the {who} did not answer within {REPLY_S:g} s; see `mygo status`", retry_after_s=5.0
         ) from error
@@ -49,9 +57,15 @@ async def outlived(work: Awaitable[T], who: str = "other part") -> T:
         raise Unavailable(f"the {who} cancelled the call; try again shortly", retry_after_s=5.0) from error
 
 
+def raised_there(error: BaseException) -> BaseException:
+    """What the other part raised, if ``error`` is what a call of it raised here."""
+    inner: BaseException = error.cause if isinstance(error, RayTaskError) else error
+    return inner
+
+
 def raise_cause(error: BaseException) -> NoReturn:
     """Raise the MygoError inside a Ray error, or the error itself."""
-    inner: Any = error.cause if isinstance(error, RayTaskError) else error
+    inner = raised_there(error)
     if inner is error or not isinstance(inner, MygoError):
         raise error
     raise inner from error
@@ -61,9 +75,8 @@ def is_loss(error: BaseException) -> bool:
     """True if the callee is gone or cannot serve, rather than having refused the request."""
     if isinstance(error, asyncio.CancelledError):
         return not is_cancelled()
-    if isinstance(error, RayTaskError):
-        return isinstance(error.cause, Unavailable | RayError)
-    return isinstance(error, RayError | RayServeException | StopAsyncIteration)
+    lost = Unavailable | RayError | RayServeException | AioRpcError | StopAsyncIteration
+    return isinstance(raised_there(error), lost)
 
 
 def is_cancelled() -> bool:

@@ -14,15 +14,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Protocol
 
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from mygo.config import Config
 from mygo.directory import Announcement, Replica
 from mygo.errors import Misdirected, Unavailable, WorkerLost
 from mygo.routing import RoutingDesk
-from mygo.serve.calls import is_loss, outlived, raise_cause, unpack
+from mygo.serve.calls import is_loss, outlived, raise_cause, raised_there, unpack
 from mygo.speculation import Quote
 from mygo.types import (
     GenerateRequest,
@@ -103,7 +101,7 @@ class Generation:
         except StopAsyncIteration:
             self._finish(lost=False)
             raise
-        except (RayError, RayServeException, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             lost = is_loss(error)
             if isinstance(error, asyncio.CancelledError) and not lost:
                 raise  # ours: whoever cancels closes it
@@ -164,7 +162,7 @@ class Dispatcher:
                 changes = await outlived(
                     self._remote_directory.sync.remote(self.directory.version, announced, FOLLOW_WAIT_S)
                 )
-            except (RayError, RayServeException, Unavailable) as error:
+            except Exception as error:
                 # go on with the copy: hints may be stale, answers are not
                 logger.warning("directory is away, keeping the last known state: %s", error)
                 await asyncio.sleep(FOLLOW_RETRY_S)
@@ -241,4 +239,4 @@ def _is_workers(error: BaseException) -> bool:
 
 
 def _is_misdirected(error: BaseException) -> bool:
-    return isinstance(error, RayTaskError) and isinstance(error.cause, Misdirected)
+    return isinstance(raised_there(error), Misdirected)

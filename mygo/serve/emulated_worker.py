@@ -25,6 +25,7 @@ from mygo.emulation.settings import EngineSettings
 from mygo.serve.calls import pack
 from mygo.serve.pinned import check_asked
 from mygo.serve.reporting import keep_reporting
+from mygo.serve.transport import runtime_env
 from mygo.types import GenerateRequest, WorkerId
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def deployment(config: Config, directory: DeploymentHandle) -> Any:
         name="worker:emulated",
         num_replicas=config.workers.replicas,
         max_ongoing_requests=config.workers.max_ongoing,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": runtime_env()},
         graceful_shutdown_timeout_s=5.0,
         request_router_config=RequestRouterConfig(request_router_class="mygo.serve.pinned:PinnedRouter"),
     ).bind(settings, profile, config.workers.emulated_time_scale, directory)

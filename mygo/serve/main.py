@@ -23,6 +23,7 @@ from typing import Any
 from mygo import config as configs
 from mygo.config import Config
 from mygo.errors import MygoError
+from mygo.serve import transport
 
 logger = logging.getLogger("mygo")
 
@@ -161,6 +162,7 @@ def prepare_environment(config: Config) -> None:
         # Ray nices its workers by 15: whatever else runs on the machine would starve the engines
         "RAY_worker_niceness": "0",
         "RAY_AUTH_MODE": "token",
+        **transport.ENVIRONMENT,
     }
     if config.cluster.haproxy:
         defaults |= {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}

@@ -40,6 +40,7 @@ from mygo.serve.shared_memory import unname
 from mygo.serve.socket_folder import socket_folder
 from mygo.serve.stall import StallWatch
 from mygo.serve.tier_metrics import Recorder
+from mygo.serve.transport import runtime_env
 from mygo.types import GenerateRequest, WorkerId, WorkerInfo
 from mygo.vllm_plugin.chunks.quality_view import QualityView
 from mygo.vllm_plugin.receiver import ReportReceiver
@@ -292,7 +293,7 @@ def deployment(
             "graceful_shutdown_timeout_s": 5.0,
             "request_router_config": {"request_router_class": "mygo.serve.pinned:PinnedRouter"},
             # the engine's own bundle reserves a CPU or the GPUs; the replica around it only waits
-            "ray_actor_options": {"num_cpus": 0},
+            "ray_actor_options": {"num_cpus": 0, "runtime_env": runtime_env()},
         },
         callback_config={"callback_class": LocalModel},
         log_engine_metrics=True,

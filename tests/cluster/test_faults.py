@@ -14,6 +14,7 @@ from typing import Any
 import openai
 import pytest
 from conftest import MODEL, Cluster, mygo_of
+from openai import OpenAI
 
 pytestmark = pytest.mark.ray
 
@@ -114,8 +115,8 @@ def test_directory_is_rebuilt_from_the_workers_when_it_dies(cluster: Cluster) ->
     assert cached_tokens() >= before
 
 
-def test_dead_shard_degrades_answers_and_says_so(cluster: Cluster) -> None:
-    client = cluster.client()
+def notes(client: OpenAI) -> str:
+    """A store of 12 files, which both shards have a share of."""
     store = client.vector_stores.create(name="shards")
     for number in range(12):
         client.vector_stores.files.upload_and_poll(
@@ -123,15 +124,42 @@ def test_dead_shard_degrades_answers_and_says_so(cluster: Cluster) -> None:
             file=(f"note-{number}.txt", f"Note {number}: the code is {number * 111}.".encode()),
             poll_interval_ms=100,
         )
-    (shard,) = cluster.processes("ray::ServeReplica:mygo:shard-0")
-    os.kill(shard, signal.SIGKILL)
+    return store.id
+
+
+def ask_notes(client: OpenAI, store: str) -> dict[str, Any]:
     answer = client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": "What is the code of note 5?"}],
         max_tokens=2,
-        extra_body={"vector_store_ids": [store.id], "top_k": 12},
+        extra_body={"vector_store_ids": [store], "top_k": 12},
     )
-    account = mygo_of(answer)
+    return mygo_of(answer)
+
+
+def test_shard_that_stands_still_degrades_answers_and_stops_no_other_part(cluster: Cluster) -> None:
+    client = cluster.client()
+    store = notes(client)
+    (shard,) = cluster.processes("ray::ServeReplica:mygo:shard-0")
+    os.kill(shard, signal.SIGSTOP)
+    try:
+        time.sleep(3.0)  # until it owes answers to what it had asked the librarian
+        for _ in range(2):
+            account = ask_notes(client, store)
+            assert any("shard 0" in problem for problem in account["degraded"]), account
+            assert account["citations"], "the other shard still answers"
+    finally:
+        os.kill(shard, signal.SIGCONT)
+    account = ask_notes(client, store)
+    assert len(account["citations"]) == 12 and not account["degraded"], account
+
+
+def test_dead_shard_degrades_answers_and_says_so(cluster: Cluster) -> None:
+    client = cluster.client()
+    store = notes(client)
+    (shard,) = cluster.processes("ray::ServeReplica:mygo:shard-0")
+    os.kill(shard, signal.SIGKILL)
+    account = ask_notes(client, store)
     # started anew in time, it has everything, or else it is named
     is_named = any("shard 0" in problem for problem in account["degraded"])
     assert is_named or len(account["citations"]) == 12, account
@@ -140,7 +168,7 @@ def test_dead_shard_degrades_answers_and_says_so(cluster: Cluster) -> None:
     deadline_s = time.monotonic() + 60
     while True:
         with contextlib.suppress(openai.APIError):
-            found = client.vector_stores.search(store.id, query="code", max_num_results=12)
+            found = client.vector_stores.search(store, query="code", max_num_results=12)
             if len(found.data) == 12:
                 break
         assert time.monotonic() < deadline_s, "the shard did not replay the journal"

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
-from ray.exceptions import RayTaskError
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from mygo.errors import NotFound, Unavailable
 from mygo.serve import calls
-from mygo.serve.calls import outlived, raise_cause, reply
+from mygo.serve.calls import is_loss, outlived, raise_cause, reply
+
+Transport = Callable[[BaseException], BaseException]
 
 
 def test_reply_is_unavailable_when_nobody_ever_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,10 +29,23 @@ def test_reply_is_unavailable_when_nobody_ever_answers(monkeypatch: pytest.Monke
         asyncio.run(ask())
 
 
+def by_ray(error: BaseException) -> BaseException:
+    return RayTaskError("catalog", "traceback", error).as_instanceof_cause()
+
+
+def by_grpc(error: BaseException) -> BaseException:
+    return error
+
+
+TRANSPORTS = pytest.mark.parametrize("transport", [by_ray, by_grpc])
+GONE = AioRpcError(StatusCode.CANCELLED, Metadata(), Metadata(), details="shutting down")
+
+
+@TRANSPORTS
 @pytest.mark.parametrize("raised", [NotFound("no such store"), Unavailable("later")])
-def test_reply_raises_what_the_part_raised_when_it_refuses(raised: Exception) -> None:
+def test_reply_raises_what_the_part_raised_when_it_refuses(transport: Transport, raised: Exception) -> None:
     async def refuse() -> None:
-        raise RayTaskError("catalog", "traceback", raised).as_instanceof_cause()
+        raise transport(raised)
 
     with pytest.raises(type(raised), match=str(raised)):
         asyncio.run(reply(refuse(), "librarian"))
@@ -57,9 +77,32 @@ def test_work_is_unavailable_when_the_callee_was_cancelled_and_cancelled_when_th
     asyncio.run(run())
 
 
-def test_reply_is_no_timeout_of_ours_when_the_part_itself_raised_one() -> None:
+@TRANSPORTS
+def test_reply_is_no_timeout_of_ours_when_the_part_itself_raised_one(transport: Transport) -> None:
     async def fail() -> None:
-        raise RayTaskError("catalog", "traceback", TimeoutError("its own")).as_instanceof_cause()
+        raise transport(TimeoutError("its own"))
 
-    with pytest.raises(RayTaskError):
+    with pytest.raises(TimeoutError):
         asyncio.run(reply(fail(), "librarian"))
+
+
+@pytest.mark.parametrize("error", [GONE, ActorDiedError(), DeploymentUnavailableError(DeploymentID("shard"))])
+def test_reply_is_unavailable_when_the_part_is_gone(error: Exception) -> None:
+    async def fail() -> None:
+        raise error
+
+    with pytest.raises(Unavailable, match="librarian is being restarted"):
+        asyncio.run(reply(fail(), "librarian"))
+
+
+@TRANSPORTS
+def test_part_is_lost_when_it_is_gone_and_not_when_it_refuses(transport: Transport) -> None:
+    async def run() -> None:
+        assert is_loss(transport(Unavailable("stopping")))
+        assert is_loss(transport(ActorDiedError()))
+        assert is_loss(GONE)
+        assert is_loss(asyncio.CancelledError())  # its task was cancelled, ours is not
+        assert not is_loss(transport(NotFound("no such store")))
+        assert not is_loss(transport(ValueError("a bug")))
+
+    asyncio.run(run())

@@ -97,7 +97,9 @@ def refusal(error: Exception) -> BaseException:
     return RayTaskError("generate", "traceback", error).as_instanceof_cause()
 
 
-@pytest.mark.parametrize("lost", [ActorDiedError(), refusal(Unavailable("stopping"))])
+@pytest.mark.parametrize(
+    "lost", [ActorDiedError(), refusal(Unavailable("stopping")), Unavailable("stopping")]
+)
 def test_start_tries_another_worker_when_one_dies_before_the_first_token(lost: BaseException) -> None:
     async def run() -> None:
         first: list[WorkerId] = []
@@ -116,15 +118,16 @@ def test_start_tries_another_worker_when_one_dies_before_the_first_token(lost: B
     asyncio.run(run())
 
 
-def test_worker_that_serve_does_not_list_yet_is_passed_by_and_costs_no_attempt() -> None:
+@pytest.mark.parametrize("refused", [refusal(Misdirected("not up yet")), Misdirected("not up yet")])
+def test_worker_that_serve_does_not_list_yet_is_passed_by_and_costs_no_attempt(
+    refused: BaseException,
+) -> None:
     async def run() -> None:
         asked: list[WorkerId] = []
 
         def scripts(worker: WorkerId) -> Script:
             asked.append(worker)
-            return (
-                [refusal(Misdirected("not up yet"))] if len(asked) == 1 else [*TOKENS, StopAsyncIteration()]
-            )
+            return [refused] if len(asked) == 1 else [*TOKENS, StopAsyncIteration()]
 
         cluster = Cluster(scripts, retries=0)
         generation = await cluster.start()
@@ -145,10 +148,10 @@ def test_start_raises_unavailable_when_serve_lists_no_worker() -> None:
     asyncio.run(run())
 
 
-def test_start_raises_the_refusal_at_once_when_the_request_is_wrong() -> None:
+@pytest.mark.parametrize("refused", [refusal(BadRequest("too long")), BadRequest("too long")])
+def test_start_raises_the_refusal_at_once_when_the_request_is_wrong(refused: BaseException) -> None:
     async def run() -> None:
-        refusal = RayTaskError("generate", "traceback", BadRequest("too long")).as_instanceof_cause()
-        cluster = Cluster(lambda worker: [refusal])
+        cluster = Cluster(lambda worker: [refused])
         with pytest.raises(BadRequest, match="too long"):
             await cluster.start()
         assert len(cluster.streams) == 1 and not cluster.forgotten and cluster.open_requests() == 0
@@ -156,9 +159,10 @@ def test_start_raises_the_refusal_at_once_when_the_request_is_wrong() -> None:
     asyncio.run(run())
 
 
-def test_stream_ends_as_lost_when_its_worker_dies_after_the_first_token() -> None:
+@pytest.mark.parametrize("lost", [ActorDiedError(), Unavailable("the engine failed")])
+def test_stream_ends_as_lost_when_its_worker_dies_after_the_first_token(lost: BaseException) -> None:
     async def run() -> None:
-        cluster = Cluster(lambda worker: [TOKENS[0], ActorDiedError()])
+        cluster = Cluster(lambda worker: [TOKENS[0], lost])
         generation = await cluster.start()
         with pytest.raises(WorkerLost):
             [delta async for delta in generation]
@@ -199,7 +203,9 @@ def test_nothing_is_left_when_the_client_goes_away(begun: bool) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("lost", [ActorDiedError(), asyncio.CancelledError("the directory's task was")])
+@pytest.mark.parametrize(
+    "lost", [ActorDiedError(), asyncio.CancelledError("the directory's task was"), ValueError("its bug")]
+)
 def test_directory_is_followed_again_when_it_was_away(
     monkeypatch: pytest.MonkeyPatch, lost: BaseException
 ) -> None:
