@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from typing import Any
 
 import openai
@@ -72,6 +73,14 @@ def test_search_goes_by_new_attributes_when_they_were_updated(client: OpenAI, zo
 def test_content_is_the_text_that_was_ingested(client: OpenAI, zoo: dict[str, Any]) -> None:
     parts = client.vector_stores.files.content(zoo["files"]["lynx"], vector_store_id=zoo["id"])
     assert "".join(part.text or "" for part in parts).strip() == _text("lynx").decode().strip()
+
+
+def test_large_file_comes_back_as_it_was_sent(client: OpenAI) -> None:
+    data = random.Random(0).randbytes(9 * 2**20)  # in one message from part to part
+    file = client.files.create(file=("archive.bin", io.BytesIO(data)), purpose="assistants")
+    assert file.bytes == len(data)
+    assert client.files.content(file.id).read() == data
+    client.files.delete(file.id)
 
 
 def test_batch_is_followed_to_its_end(client: OpenAI) -> None:
