@@ -95,9 +95,9 @@ class ModelConfig(Section):
     """Devices per worker that share the weights."""
     block_tokens: int = Field(default=32, ge=1)
     """vLLM's block size. On CPU a multiple of 32."""
-    step_tokens: int = Field(default=288, ge=64)
+    step_tokens: int = Field(default=160, ge=64)
     """Most tokens per engine step. Small steps let short requests and aborts through on a CPU."""
-    long_prefill_tokens: int = Field(default=256, ge=0)
+    long_prefill_tokens: int = Field(default=128, ge=0)
     """Most tokens of one long prefill per step; 0 for no such limit."""
     max_running: int = Field(default=32, ge=1)
     """Requests that the engine computes at once."""
