@@ -7,10 +7,12 @@ RayTaskError: both are understood here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 from collections.abc import Awaitable
-from typing import NoReturn, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
+from grpc import StatusCode
 from grpc.aio import AioRpcError
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -25,24 +27,31 @@ REPLY_S = 60.0
 which may be never."""
 
 
-async def reply(response: Awaitable[T], who: str) -> T:
-    """Await a handle's response.
+class _Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
+async def reply(response: Awaitable[T], who: str, limit_s: float | None = None) -> T:
+    """Await a handle's response, for ``REPLY_S`` unless told otherwise.
 
     Raises the MygoError that the deployment raised; Unavailable, naming ``who``, if it is away.
     """
-    limit = asyncio.timeout(REPLY_S)
+    limit_s = REPLY_S if limit_s is None else limit_s
+    limit = asyncio.timeout(limit_s)
     try:
         async with limit:
             return await outlived(response, who)
     except RayTaskError as error:
         raise_cause(error)
     except (RayError, RayServeException, AioRpcError) as error:
+        if not _is_gone(error):
+            raise
         raise Unavailable(f"the {who} is being restarted; try again shortly", retry_after_s=5.0) from error
     except TimeoutError as error:
         if not limit.expired():  # the part's own
             raise
         raise Unavailable(
-            f"the {who} did not answer within {REPLY_S:g} s; see `mygo status`", retry_after_s=5.0
+            f"the {who} did not answer within {limit_s:g} s; see `mygo status`", retry_after_s=5.0
         ) from error
 
 
@@ -75,8 +84,21 @@ def is_loss(error: BaseException) -> bool:
     """True if the callee is gone or cannot serve, rather than having refused the request."""
     if isinstance(error, asyncio.CancelledError):
         return not is_cancelled()
-    lost = Unavailable | RayError | RayServeException | AioRpcError | StopAsyncIteration
-    return isinstance(raised_there(error), lost)
+    inner = raised_there(error)
+    return isinstance(inner, Unavailable | StopAsyncIteration) or _is_gone(inner)
+
+
+def _is_gone(error: BaseException) -> bool:
+    if isinstance(error, AioRpcError):  # any other code: the call could not be made, wherever it went
+        return error.code() in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED, StatusCode.DEADLINE_EXCEEDED)
+    return isinstance(error, RayError | RayServeException)
+
+
+def abandon(response: _Cancellable) -> None:
+    """Cancel a call whose answer nobody waits for any more. Ray raises here what sending the call failed
+    with."""
+    with contextlib.suppress(Exception):
+        response.cancel()
 
 
 def is_cancelled() -> bool:

@@ -20,7 +20,8 @@ from mygo.config import Config
 from mygo.directory import Announcement, Replica
 from mygo.errors import Misdirected, Unavailable, WorkerLost
 from mygo.routing import RoutingDesk
-from mygo.serve.calls import is_loss, outlived, raise_cause, raised_there, unpack
+from mygo.serve.calls import abandon, is_loss, raise_cause, raised_there, reply, unpack
+from mygo.serve.vanished import OpenStreams
 from mygo.speculation import Quote
 from mygo.types import (
     GenerateRequest,
@@ -40,6 +41,8 @@ FOLLOW_INTERVAL_S = 0.5
 """Pause between two updates from the directory. A call between replicas costs milliseconds of CPU, and
 what this ingress sent it knows by itself."""
 FOLLOW_RETRY_S = 0.5
+DIRECTORY_ANSWER_S = 15.0
+"""Longest wait for it: one whose machine is gone leaves calls without an answer for minutes."""
 MAX_ANNOUNCED = 4096
 """Announcements kept for a directory that is away; older ones time out there by themselves."""
 WORKER_WAIT_S = 30.0
@@ -105,6 +108,7 @@ class Generation:
             lost = is_loss(error)
             if isinstance(error, asyncio.CancelledError) and not lost:
                 raise  # ours: whoever cancels closes it
+            abandon(self._stream)  # it may be here that it failed: the engine must not compute on for nobody
             self._finish(lost=lost and _is_workers(error))
             if not lost:
                 raise_cause(error)
@@ -116,7 +120,7 @@ class Generation:
 
     async def aclose(self) -> None:
         if self._over is not None:
-            self._stream.cancel()
+            abandon(self._stream)
             self._finish(lost=False)
 
     def _finish(self, *, lost: bool) -> None:
@@ -142,6 +146,7 @@ class Dispatcher:
         self._remote_directory = directory
         self._clock = clock
         self._rng = rng
+        self._open = OpenStreams(clock)
         self.directory = Replica()
         self._desk = RoutingDesk(self.directory, config.routing, config.workers.max_ongoing, rng)
 
@@ -159,9 +164,8 @@ class Dispatcher:
             if has_siblings:  # what a directory that is away did not hear is told again
                 announced = (announced + fresh)[-MAX_ANNOUNCED:]
             try:
-                changes = await outlived(
-                    self._remote_directory.sync.remote(self.directory.version, announced, FOLLOW_WAIT_S)
-                )
+                asked = self._remote_directory.sync.remote(self.directory.version, announced, FOLLOW_WAIT_S)
+                changes = await reply(asked, "directory", FOLLOW_WAIT_S + DIRECTORY_ANSWER_S)
             except Exception as error:
                 # go on with the copy: hints may be stale, answers are not
                 logger.warning("directory is away, keeping the last known state: %s", error)
@@ -171,6 +175,7 @@ class Dispatcher:
             try:
                 self.directory.follow(changes)
                 self._desk.mirror(self.directory.siblings(), self._clock())
+                self._open.give_up_unknown(self.directory.workers)
             except Exception:
                 # a bug, but a view that no longer follows would be stale for ever: begin anew
                 logger.exception("cannot apply the directory's changes, asking for everything")
@@ -198,12 +203,14 @@ class Dispatcher:
             await self._wait_for_workers()
             route = self._desk.reserve(request.request_id, prompt, text, self._clock(), tried)
             stream = self._workers.generate.remote(request, worker=route.worker)
+            self._open.add(route.worker, stream)
+            over = partial(self._over, request.request_id, route.worker, stream)
             try:
                 first = unpack(await anext(stream))
             except BaseException as error:
                 lost = is_loss(error)
-                self._over(request.request_id, route.worker, lost and _is_workers(error), has_begun=False)
-                stream.cancel()  # also when lost: a worker that is only out of reach must not compute on
+                over(lost and _is_workers(error), has_begun=False)
+                abandon(stream)  # also when lost: a worker that is only out of reach must not compute on
                 if not lost:
                     raise_cause(error)
                 logger.warning("worker %s lost before the first token: %r", route.worker, error)
@@ -211,7 +218,6 @@ class Dispatcher:
                 attempts += not _is_misdirected(error)  # that was none; and no worker is tried twice
                 continue
             self._desk.first_token(request.request_id, self._clock())
-            over = partial(self._over, request.request_id, route.worker)
             return Generation(route, first, stream, over, attempts + 1)
         raise Unavailable(
             f"no worker answered in {self._config.routing.retries + 1} attempts; try again shortly",
@@ -225,7 +231,16 @@ class Dispatcher:
                 raise Unavailable("no worker is up; see `mygo status`", retry_after_s=10.0)
             await asyncio.sleep(0.1)
 
-    def _over(self, request: RequestId, worker: WorkerId, lost: bool, *, has_begun: bool = True) -> None:
+    def _over(
+        self,
+        request: RequestId,
+        worker: WorkerId,
+        stream: DeploymentResponseGenerator,
+        lost: bool,
+        *,
+        has_begun: bool = True,
+    ) -> None:
+        self._open.discard(worker, stream)
         self._desk.over(request, self._clock(), has_begun=has_begun)
         if lost and self._desk.lose(worker, self._clock()):
             self._remote_directory.forget.remote(worker)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +37,7 @@ from mygo.corpus import (
     load_file_chunks,
 )
 from mygo.filters import Filter
+from mygo.serve.cluster_secret import cluster_secret
 from mygo.tree.keys import passage_tag
 from mygo.types import DocId, DomainTag, Reuse, StoreId, TenantId, WorkerId
 
@@ -57,7 +56,6 @@ MOST_MATCHING = 2_000
 """Documents that a shard is told to search among: finding these takes up to some ten milliseconds."""
 MOST_MATCHING_PASSAGES = 10_000
 """Of these: their vectors are compared one by one, which takes about as long."""
-SECRET_BYTES = 32
 RESPONSES_BYTES = 64 * 2**20
 
 
@@ -91,7 +89,7 @@ class Librarian:
         self._library = Library(config.cluster.data_dir, self._file_chunks, searchable=self._searchable)
         self._catalog = self._library.catalog
         self._responses = ResponseMemory(RESPONSES_BYTES)
-        self._secret = _cluster_secret(config.cluster.data_dir / "secret")
+        self._secret = cluster_secret(config.cluster.data_dir / "secret")
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus")
         self._searches = ThreadPoolExecutor(max_workers=4, thread_name_prefix="corpus-search")
         """For what searches and shards ask: writers that wait for the disk may hold all other threads."""
@@ -112,7 +110,8 @@ class Librarian:
         reuse: Reuse | None = None,
         file_ids: Sequence[DocId],
     ) -> Store:
-        store = await self._in_thread(
+        return await self._writing(
+            self._work.set,
             self._catalog.create_store,
             tenant,
             name=name,
@@ -121,8 +120,6 @@ class Librarian:
             reuse=reuse,
             file_ids=file_ids,
         )
-        self._work.set()
-        return store
 
     async def update_store(
         self,
@@ -173,9 +170,9 @@ class Librarian:
     async def attach(
         self, tenant: TenantId, store_id: StoreId, file_id: DocId, *, attributes: Attributes | None
     ) -> StoreFile:
-        file = await self._in_thread(self._catalog.attach, tenant, store_id, file_id, attributes=attributes)
-        self._work.set()
-        return file
+        return await self._writing(
+            self._work.set, self._catalog.attach, tenant, store_id, file_id, attributes=attributes
+        )
 
     async def get_store_file(self, tenant: TenantId, store_id: StoreId, file_id: DocId) -> StoreFile:
         return await self._in_thread(self._catalog.get_store_file, tenant, store_id, file_id)
@@ -199,9 +196,7 @@ class Librarian:
     async def create_batch(
         self, tenant: TenantId, store_id: StoreId, files: Sequence[tuple[DocId, Attributes | None]]
     ) -> Batch:
-        batch = await self._in_thread(self._library.batches.create, tenant, store_id, files)
-        self._work.set()
-        return batch
+        return await self._writing(self._work.set, self._library.batches.create, tenant, store_id, files)
 
     async def get_batch(self, tenant: TenantId, store_id: StoreId, batch_id: str) -> Batch:
         return await self._in_thread(self._library.batches.get, tenant, store_id, batch_id)
@@ -337,8 +332,7 @@ class Librarian:
         return all(at >= position for at, _ in self._purged.values())
 
     async def _delete(self, delete: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        await self._in_thread(delete, *args, **kwargs)
-        self._announce()
+        await self._writing(self._announce, delete, *args, **kwargs)
         position = await self._in_thread(self._library.journal.position)
         deadline_s = time.monotonic() + DELETION_WAIT_S
         while self._searchable() < position and time.monotonic() < deadline_s:  # noqa: ASYNC110  bounded
@@ -371,25 +365,18 @@ class Librarian:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(work, *args, **kwargs))
 
+    async def _writing(
+        self, then: Callable[[], None], write: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As ``_in_thread``, and then what follows from it, though the caller may have gone away."""
+
+        async def both() -> T:
+            result = await self._in_thread(write, *args, **kwargs)
+            then()
+            return result
+
+        return await asyncio.shield(both())
+
     async def _for_searches(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._searches, partial(read, *args, **kwargs))
-
-
-def _cluster_secret(path: Path) -> bytes:
-    """Read the secret, or make it once; only its owner may read it.
-
-    It is there wholly or not at all: an empty key, left by a crash or a full disk, anybody could guess.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        secret = secrets.token_bytes(SECRET_BYTES)
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secret)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    return secret

@@ -140,7 +140,12 @@ def _tell(config: Config, progress: Progress, stop: threading.Event) -> None:
 
 def _ray_options(config: Config) -> dict[str, Any]:
     if config.cluster.ray_address is not None:
-        return {"address": config.cluster.ray_address, "log_to_driver": False}
+        # Serve's proxies take it over from here, if they are not up already
+        return {
+            "address": config.cluster.ray_address,
+            "log_to_driver": False,
+            "runtime_env": transport.runtime_env(),
+        }
     cores = os.cpu_count() or 1
     return {
         # a worker reserves one logical CPU: a machine with fewer cores than workers may still run them

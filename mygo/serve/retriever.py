@@ -30,7 +30,7 @@ from mygo.retrieval import Replayer, SearchResult, Shard, ShardStages, Stage, We
 from mygo.retrieval.recent import LONGEST_KEPT_CHARS
 from mygo.retrieval.shard import Documents
 from mygo.retrieval.stored import scratch_folder
-from mygo.serve.calls import is_cancelled, outlived, reply
+from mygo.serve.calls import abandon, is_cancelled, outlived, reply
 from mygo.types import StoreId, TenantId
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,8 @@ class ShardServer:
                 self._changed.set()
 
     async def _tell(self) -> None:
-        await self._librarian.applied.remote(self._index, self._replica, self._replayer.position)
+        told = self._librarian.applied.remote(self._index, self._replica, self._replayer.position)
+        await reply(told, "librarian")
 
     async def _catch_up(self) -> None:
         if not await self._apply_next():
@@ -215,7 +216,8 @@ class ShardServer:
 
     async def _apply_next(self) -> bool:
         """Whether there was anything to apply."""
-        entries = await self._librarian.read.remote(self._replayer.position, READ_LIMIT, READ_WAIT_S)
+        asked = self._librarian.read.remote(self._replayer.position, READ_LIMIT, READ_WAIT_S)
+        entries = await reply(asked, "librarian")
         if not entries:
             return False
         texts = self._replayer.texts_to_embed(entries)
@@ -307,7 +309,7 @@ class Retriever:
                 answer: Stage = await asked
                 return answer
         except BaseException:
-            asked.cancel()  # nobody waits for it any more
+            abandon(asked)
             raise
 
     @cached_property
@@ -357,9 +359,9 @@ class Retriever:
                         return
             raise Unavailable("its stages ended before the final one")
         except (Exception, asyncio.CancelledError) as error:
-            if stages is not None:
-                stages.cancel()
             news.put_nowait((index, error))
+            if stages is not None:
+                abandon(stages)
             # Ray raises CancelledError here, too, when it was the shard's task that was cancelled
             if is_cancelled():
                 raise

@@ -20,5 +20,11 @@ ENVIRONMENT = {
 
 def runtime_env() -> dict[str, Any]:
     """For the ``ray_actor_options`` of each deployment: Serve reads these when a replica's process starts, on
-    whatever node. The process that deploys needs them too: its handles go to the replicas as it made them."""
-    return {"env_vars": dict(ENVIRONMENT)}
+    whatever node. The process that deploys needs them too: its handles go to the replicas as it made them.
+
+    On top of the job's own, which Serve passes on only to deployments that have none.
+    """
+    import ray  # reads the environment, which may be in preparation where this module is imported
+
+    jobs: dict[str, Any] = dict(ray.get_runtime_context().runtime_env) if ray.is_initialized() else {}
+    return jobs | {"env_vars": jobs.get("env_vars", {}) | ENVIRONMENT}

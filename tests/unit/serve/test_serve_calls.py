@@ -38,7 +38,13 @@ def by_grpc(error: BaseException) -> BaseException:
 
 
 TRANSPORTS = pytest.mark.parametrize("transport", [by_ray, by_grpc])
-GONE = AioRpcError(StatusCode.CANCELLED, Metadata(), Metadata(), details="shutting down")
+
+
+def failed(code: StatusCode) -> AioRpcError:
+    return AioRpcError(code, Metadata(), Metadata(), details="of gRPC itself")
+
+
+GONE = failed(StatusCode.CANCELLED)  # while it was shutting down
 
 
 @TRANSPORTS
@@ -104,5 +110,6 @@ def test_part_is_lost_when_it_is_gone_and_not_when_it_refuses(transport: Transpo
         assert is_loss(asyncio.CancelledError())  # its task was cancelled, ours is not
         assert not is_loss(transport(NotFound("no such store")))
         assert not is_loss(transport(ValueError("a bug")))
+        assert not is_loss(failed(StatusCode.RESOURCE_EXHAUSTED))  # too long, for any worker
 
     asyncio.run(run())

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
 
 from mygo.config import Config, RoutingConfig
 from mygo.directory import Directory
@@ -44,13 +46,17 @@ class Stream:
 
     def __init__(self, script: Script) -> None:
         self._script = iter(script)
+        self._pending: asyncio.Future[None] | None = None
         self.cancelled = False
 
     async def __anext__(self) -> bytes:
         await asyncio.sleep(0)
         step = next(self._script, None)
+        if step is None and self.cancelled:
+            raise RequestCancelledError("r")
         if step is None:
-            await asyncio.get_running_loop().create_future()
+            self._pending = asyncio.get_running_loop().create_future()
+            await self._pending
         if isinstance(step, BaseException):
             raise step
         assert isinstance(step, TokenDelta)
@@ -58,6 +64,8 @@ class Stream:
 
     def cancel(self) -> None:
         self.cancelled = True
+        if self._pending is not None and not self._pending.done():
+            self._pending.set_exception(RequestCancelledError("r"))
 
 
 class Cluster:
@@ -167,6 +175,59 @@ def test_stream_ends_as_lost_when_its_worker_dies_after_the_first_token(lost: Ba
         with pytest.raises(WorkerLost):
             [delta async for delta in generation]
         assert len(cluster.forgotten) == 1 and cluster.open_requests() == 0
+
+    asyncio.run(run())
+
+
+def test_another_worker_is_tried_when_a_call_can_be_neither_made_nor_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cancel(stream: Stream) -> None:
+        raise DeploymentUnavailableError(DeploymentID("worker"))
+
+    async def run() -> None:
+        first: list[WorkerId] = []
+
+        def scripts(worker: WorkerId) -> Script:
+            first.append(worker)
+            return [ActorDiedError()] if len(first) == 1 else [*TOKENS, StopAsyncIteration()]
+
+        monkeypatch.setattr(Stream, "cancel", cancel)
+        cluster = Cluster(scripts)
+        assert (await cluster.start()).attempts == 2
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_worker_that_the_directory_has_forgotten_for_long_is_lost(begun: bool) -> None:
+    async def run() -> None:
+        asked: list[WorkerId] = []
+
+        def scripts(worker: WorkerId) -> Script:
+            asked.append(worker)
+            return [*TOKENS, StopAsyncIteration()] if len(asked) > 1 else [TOKENS[0]] if begun else []
+
+        cluster = Cluster(scripts)
+        starting = asyncio.create_task(cluster.start())
+        await asyncio.sleep(0.01)
+        streams = cluster.dispatcher._open
+        (silent,) = asked
+        other = {A, B} - {silent}
+        for known, later_s in ((other, 20.0), ({A, B}, 20.0), (other, 20.0), (other, 20.0)):
+            streams.give_up_unknown(known)
+            cluster.now_s += later_s
+            assert not cluster.streams[silent].cancelled, "known again meanwhile, or not long enough"
+        streams.give_up_unknown(other)
+        assert cluster.streams[silent].cancelled
+        generation = await starting
+        if begun:
+            with pytest.raises(WorkerLost):
+                [delta async for delta in generation]
+        else:
+            assert [delta.text async for delta in generation] == ["x", "y"]
+            assert generation.attempts == 2
+        assert len(streams) == 0 and cluster.open_requests() == 0
 
     asyncio.run(run())
 

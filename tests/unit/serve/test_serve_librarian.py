@@ -61,6 +61,29 @@ def test_deletion_returns_when_the_shards_have_it(tmp_path: Path, byte_tokenizer
     asyncio.run(scenario())
 
 
+def test_file_is_read_when_whoever_attached_it_went_away_meanwhile(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    async def scenario() -> None:
+        async with open_librarian(tmp_path, byte_tokenizer) as librarian:
+            store = await store_of(librarian)
+            file = (await librarian.add_file(ACME, "a.txt", b"words", purpose="assistants")).id
+            await asyncio.sleep(0.1)  # the parser has seen that there is nothing to do
+            other_process = sqlite3.connect(tmp_path / "corpus.sqlite3", isolation_level=None)
+            other_process.execute("BEGIN IMMEDIATE")
+            attaching = asyncio.create_task(librarian.attach(ACME, store, file, attributes=None))
+            await asyncio.sleep(0.05)
+            attaching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attaching
+            other_process.execute("ROLLBACK")
+            other_process.close()
+            async with asyncio.timeout(20):
+                assert await librarian.read(0, 10, wait_s=20)
+
+    asyncio.run(scenario())
+
+
 def test_search_is_authorized_when_more_writers_wait_than_there_are_threads(
     tmp_path: Path, byte_tokenizer: Tokenizer
 ) -> None:

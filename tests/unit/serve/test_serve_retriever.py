@@ -412,6 +412,24 @@ def test_last_stage_names_the_shards_that_are_missing(shards: Shards, missing: t
         assert last.passages == ((A,) if missing else (A, C))
 
 
+def test_shard_is_missing_when_its_call_can_be_neither_made_nor_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cancel(stream: Stream) -> None:
+        raise RuntimeError("Unexpected error (StatusCode.INTERNAL)")
+
+    monkeypatch.setattr(Stream, "cancel", cancel)
+
+    async def ask() -> SearchResult:
+        shards = [Handle(Scripted(final(A))), Handle(Scripted(RuntimeError("Unexpected error")))]
+        retriever = Retriever(Handle(None), shards, 0.2)  # type: ignore[arg-type]
+        async with asyncio.timeout(10):
+            stages = retriever.stages(Query("question", vectors(1)[0], [STORE], Weights()), 2)
+            return (await collected(stages))[-1]
+
+    assert asyncio.run(ask()) == SearchResult((A,), missing_shards=(1,))
+
+
 def test_search_of_a_late_shard_is_cancelled() -> None:
     late = Scripted(None, final(B))
     assert retrieve(Scripted(final(A)), late, staged=False)[-1].missing_shards == (1,)

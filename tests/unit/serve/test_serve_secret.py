@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mygo.serve.librarian import _cluster_secret
+from mygo.serve.cluster_secret import cluster_secret
 
 
 def test_secret_is_the_same_and_private_when_read_again(tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    secret = _cluster_secret(path)
-    assert len(secret) == 32 and _cluster_secret(path) == secret
+    secret = cluster_secret(path)
+    assert len(secret) == 32 and cluster_secret(path) == secret
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -26,6 +26,6 @@ def test_secret_is_made_anew_when_a_crash_or_a_full_disk_interrupted_it(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr("os.fsync", full)
-        _cluster_secret(path)
+        cluster_secret(path)
     assert not path.exists()
-    assert len(_cluster_secret(path)) == 32
+    assert len(cluster_secret(path)) == 32
