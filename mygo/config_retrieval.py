@@ -68,7 +68,7 @@ class RetrievalConfig(Section):
     """`ivf`: keep the lists in a memory-mapped file in `data_dir`, for vectors that outgrow memory."""
     pq_bytes: int = Field(default=0, ge=0)
     """`ivfpq`: bytes that a vector is compressed to; must divide the embedder's dimensions. 0 for a
-    quarter of them; an eighth is faster, and finds less in a million vectors."""
+    quarter of them, or what divides next below; an eighth is faster, and finds less in a million vectors."""
     rerank_factor: int = Field(default=16, ge=1)
     """`ivfpq`: compressed candidates per result that are compared by their whole vectors."""
     hnsw_links: int = Field(default=32, ge=4)

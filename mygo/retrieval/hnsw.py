@@ -11,6 +11,8 @@ import numpy as np
 from mygo.retrieval.index import IndexKind, Partial, Rows, Scores, Structure, Vectors, best
 
 _FAISS: Any = faiss  # its stubs lack what its Python layer adds
+_MORE_CANDIDATES = 4
+"""Times as many, when too many were forgotten ones."""
 _FORGOTTEN_SHARE = 0.25
 """Of the graph's nodes: with more, searches pass too many in vain, and the graph is built anew."""
 
@@ -30,8 +32,6 @@ class HnswIndex:
         # was restored has the row of the live one before it, or -1.
         self._rows = np.empty(0, np.int64)
         self._live = np.empty(0, np.bool_)
-        self._selector: Any = None
-        """None while every node is live."""
 
     @classmethod
     def restored(cls, structure: Structure, rows: Rows, *, ef_search: int, outgrown_below: int) -> HnswIndex:
@@ -41,7 +41,6 @@ class HnswIndex:
         index._live = structure["live"].astype(np.bool_)
         before = np.cumsum(index._live)
         index._rows = np.concatenate([np.array([-1], np.int64), rows])[before]
-        index._choose()
         return index
 
     def __len__(self) -> int:
@@ -54,13 +53,11 @@ class HnswIndex:
         self._graph.add(vectors)
         self._rows = np.concatenate([self._rows, rows])
         self._live = np.concatenate([self._live, np.ones(len(rows), np.bool_)])
-        self._choose()
 
     def remove(self, rows: Rows) -> None:
         nodes = self._nodes(rows)
         assert np.array_equal(self._rows[nodes], rows) and self._live[nodes].all(), f"not in {self!r}: {rows}"
         self._live[nodes] = False
-        self._choose()
 
     def vectors(self, rows: Rows) -> Vectors:
         if len(rows) == 0:
@@ -68,10 +65,19 @@ class HnswIndex:
         return np.asarray(self._graph.reconstruct_batch(self._nodes(rows)), np.float32)
 
     def search(self, vector: Vectors, k: int) -> tuple[Scores, Rows]:
-        parameters = _FAISS.SearchParametersHNSW(efSearch=max(self._ef_search, k), sel=self._selector)
-        scores, nodes = self._graph.search(vector[np.newaxis, :], k, params=parameters)
-        found = nodes[0] >= 0
-        return best(scores[0][found], self._rows[nodes[0][found]], k)
+        # FAISS would leave forgotten nodes out of the result by itself, and still let them fill the
+        # candidates: where all of a topic was deleted, questions on it would end among those. So they are
+        # found as any others, and there are more candidates until enough of them live.
+        candidates = max(self._ef_search, k)
+        enough = max(k, candidates // 2)
+        while True:
+            parameters = _FAISS.SearchParametersHNSW(efSearch=candidates)
+            scores, nodes = self._graph.search(vector[np.newaxis, :], candidates, params=parameters)
+            found = nodes[0] >= 0
+            found[found] = self._live[nodes[0][found]]
+            if np.count_nonzero(found) >= enough or candidates >= len(self._live):
+                return best(scores[0][found], self._rows[nodes[0][found]], k)
+            candidates = min(_MORE_CANDIDATES * candidates, len(self._live))
 
     def search_staged(self, vector: Vectors, k: int, stage_s: float) -> Iterator[Partial]:
         """One stage: FAISS cannot stop in the graph and go on, and a search with fewer candidates before the
@@ -91,10 +97,3 @@ class HnswIndex:
 
     def _nodes(self, rows: Rows) -> Rows:
         return np.searchsorted(self._rows, rows)
-
-    def _choose(self) -> None:
-        if self._live.all():
-            self._selector = None
-            return
-        self._bits = np.packbits(self._live, bitorder="little")  # FAISS does not copy it
-        self._selector = _FAISS.IDSelectorBitmap(self._bits)

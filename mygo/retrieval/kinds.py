@@ -25,6 +25,7 @@ _TRAINING_VECTORS_PER_LIST = 64
 _CODE_BITS = 8
 _DIMENSIONS_PER_BYTE = 4
 """FAISS has vector instructions for 4 and 8. At 10^6 vectors, re-ranking cannot keep the recall of 8."""
+_MOST_DIMENSIONS_PER_BYTE = 8
 _CODE_ITERATIONS = 10
 """Of k-means, per part of a code: FAISS's 25 take minutes and find no more."""
 _TRAINING_VECTORS_PER_CODE = 64
@@ -40,12 +41,17 @@ class IndexBuilder:
 
         Raises ConfigError if the embedder's vectors cannot be coded as configured.
         """
-        self._code_bytes = config.pq_bytes or max(1, dimensions // _DIMENSIONS_PER_BYTE)
-        if config.index == "ivfpq" and dimensions % self._code_bytes:
-            fitting = [str(number) for number in range(8, dimensions + 1) if dimensions % number == 0]
+        self._code_bytes = config.pq_bytes or _code_bytes(dimensions)
+        if config.index == "ivfpq" and (self._code_bytes == 0 or dimensions % self._code_bytes):
+            fitting = ", ".join(str(size) for size in range(8, dimensions + 1) if dimensions % size == 0)
+            problem = (
+                f"{self._code_bytes} does not divide the {dimensions} dimensions of the embedder"
+                if config.pq_bytes
+                else f"nothing divides the {dimensions} dimensions of the embedder into parts of "
+                f"{_DIMENSIONS_PER_BYTE} to {_MOST_DIMENSIONS_PER_BYTE}, each to become a byte"
+            )
             raise ConfigError(
-                f"retrieval.pq_bytes: {self._code_bytes} does not divide the {dimensions} dimensions of the "
-                f"embedder; take one of {', '.join(fitting)}"
+                f"retrieval.pq_bytes: {problem}; take one of {fitting}, or retrieval.index: ivf"
             )
         self._dimensions = dimensions
         self._config = config
@@ -162,3 +168,9 @@ class IndexBuilder:
         index.cp.max_points_per_centroid = _TRAINING_VECTORS_PER_LIST
         index.train(sample)
         return index
+
+
+def _code_bytes(dimensions: int) -> int:
+    """As near to ``_DIMENSIONS_PER_BYTE`` as the dimensions divide; 0 if they do not."""
+    least, most = -(-dimensions // _MOST_DIMENSIONS_PER_BYTE), max(1, dimensions // _DIMENSIONS_PER_BYTE)
+    return max((number for number in range(least, most + 1) if dimensions % number == 0), default=0)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -269,6 +270,43 @@ def test_files_of_an_index_go_with_it(build: Build, tmp_path: Path) -> None:
 def test_builder_names_sizes_that_fit_when_codes_do_not_divide_the_vectors() -> None:
     with pytest.raises(ConfigError, match=r"pq_bytes: 7 does not divide the 16 .* one of 8, 16"):
         IndexBuilder(DIMENSIONS, shard_config(index="ivfpq", approximate_from_vectors=300, pq_bytes=7))
+
+
+@pytest.mark.parametrize(("dimensions", "code_bytes"), [(384, 96), (770, 154), (50, 10), (25, 5), (8, 2)])
+def test_code_takes_about_a_byte_for_four_dimensions(dimensions: int, code_bytes: int) -> None:
+    config = shard_config(index="ivfpq", approximate_from_vectors=300)
+    sample = np.random.default_rng(0).standard_normal((300, dimensions)).astype(np.float32)
+    structure = IndexBuilder(dimensions, config).built(sample, 300).structure()
+    assert structure is not None
+    assert faiss.deserialize_index(structure["trained"]).pq.code_size == code_bytes
+
+
+def test_builder_says_so_when_nothing_divides_the_vectors() -> None:
+    with pytest.raises(ConfigError, match=r"nothing divides the 97 .* one of 97, or retrieval.index: ivf"):
+        IndexBuilder(97, shard_config(index="ivfpq", approximate_from_vectors=300))
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("k", [8, 24, 66])
+def test_questions_on_a_topic_find_what_is_left_when_all_of_it_was_deleted(
+    name: str, k: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    dimensions, total, of_topic = 64, 2000, 400
+    topics = rng.standard_normal((40, dimensions))
+    topic = np.concatenate([np.zeros(of_topic, np.int64), rng.integers(1, 40, total - of_topic)])
+    drawn = topics[topic] + 0.5 * rng.standard_normal((total, dimensions))
+    vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    config = CONFIGS[name].model_copy(update={"hnsw_ef_search": 64, "ivf_probes": 32, "ivf_lists": 40})
+    index = IndexBuilder(dimensions, config, tmp_path).built(vectors, total)
+    index.add(ids(0, total), vectors)
+    index.remove(ids(0, of_topic))
+    assert not index.outgrown or name == "flat"
+    question = (topics[0] / np.linalg.norm(topics[0])).astype(np.float32)
+    nearest = of_topic + np.argsort(-(vectors[of_topic:] @ question))[:k]
+    right = np.isin(index.search(question, k)[1], nearest)
+    assert len(right) == k
+    assert right.mean() >= 0.75
 
 
 @pytest.mark.parametrize("name", ["ivf", "ivf on disk", "ivfpq"])
