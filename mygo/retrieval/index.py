@@ -67,7 +67,9 @@ class VectorIndex(Protocol):
         ...
 
     def search_staged(self, vector: Vectors, k: int, stage_s: float) -> Iterator[Partial]:
-        """The best so far after each stage of about ``stage_s``; the last is what ``search`` gives.
+        """The best so far after each stage of about ``stage_s``; the last is what ``search`` gives,
+        score for score. Of vectors that are equally near at the end of the ``k`` best (by their codes, of
+        candidates), it may name others: ``Shard`` asks for all ties and orders them.
 
         Kinds that look at the most promising vectors first have several stages, others one. No update may
         come between the stages.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from conftest import MODEL, mygo_of
 from openai import OpenAI
 
 from benchmarks.cluster import running_cluster
@@ -17,6 +18,10 @@ RETRIEVAL = {"approximate_from_vectors": 20, "ivf_probes": 100, "stage_s": 1e-9}
 # vectors order only what words leave open: the texts here are all alike to an embedder
 HYBRID = {"hybrid_search": {"embedding_weight": 0.01, "text_weight": 1.0}}
 FILES = 60
+
+
+def text_of(number: int) -> str:
+    return f"Spare part QX{7000 + number * 13} fits the pump of model {number % 7}. " * 3
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def store(client: OpenAI) -> str:
     """Parts lists, alike but for a number that says nothing to an embedder."""
     store = client.vector_stores.create(name="parts")
     for number in range(FILES):
-        text = f"Spare part QX{7000 + number * 13} fits the pump of model {number % 7}. " * 3
+        text = text_of(number)
         client.vector_stores.files.upload_and_poll(
             vector_store_id=store.id, file=(f"{number}.txt", io.BytesIO(text.encode())), poll_interval_ms=100
         )
@@ -44,9 +49,21 @@ def names(client: OpenAI, store: str, query: str, **options: object) -> list[str
     return [hit.filename for hit in found.data]
 
 
-def test_search_in_stages_finds_the_document(client: OpenAI, store: str) -> None:
-    text = f"Spare part QX{7000 + 21 * 13} fits the pump of model 0. " * 3
-    assert names(client, store, text)[0] == "21.txt"
+def test_answers_over_searches_in_stages_cite_the_document(client: OpenAI, store: str) -> None:
+    stages = []
+    for number in range(20, 32):
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": text_of(number)}],
+            max_tokens=2,
+            extra_body={"vector_store_ids": [store], "top_k": 5},
+        )
+        account = mygo_of(answer)
+        nearest = max(account["citations"], key=lambda citation: citation["score"])
+        assert nearest["filename"] == f"{number}.txt"
+        stages.append(account["overlap"]["stages"])
+    # the first search is in one go, and stages that come at the same time count once
+    assert max(stages[1:]) > 1, stages
 
 
 def test_hybrid_search_finds_a_word_that_vectors_blur(client: OpenAI, store: str) -> None:
