@@ -3,7 +3,8 @@
     python -m benchmarks.retrieval_quality --squad FILE [--reranker FOLDER] [--text-weight W] ...
 
 FILE is in SQuAD's format: each paragraph is a passage, each question should find its own paragraph among the
-first ``--results``. Embedder, shard, fusion and reranker are the production code, with the shipped settings.
+first ``--results``; questions that no paragraph answers (``is_impossible``) are left out. Embedder, shard,
+fusion and reranker are the production code, with the shipped settings but for ``retrieval.text_weight``.
 Prints recall, mean reciprocal rank and a 95 % interval of the difference to vectors alone (over questions,
 paired); exit status 1 if hybrid search finds fewer than vectors alone, beyond that interval.
 """
@@ -14,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.accept import revision
@@ -63,7 +65,7 @@ def main() -> None:
     try:
         rankings = _rankings(arguments)
     except MygoError as error:
-        console.print(f"[red]{error}[/]")
+        console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         sys.exit(2)
     _print(rankings, arguments.results)
     dense, hybrid = rankings[:2]
@@ -75,27 +77,66 @@ def main() -> None:
         sys.exit(1)
 
 
-def read_squad(path: Path) -> tuple[list[Passage], list[Question]]:
-    """Each distinct paragraph once, and all questions. Raises ConfigError if it is no such file."""
+def read_squad(path: Path) -> tuple[list[Passage], list[Question], int]:
+    """Each distinct paragraph once, all questions with an answer, and the number of those without one.
+    Raises ConfigError, which names the place, if it is no such file."""
+    contexts: dict[str, DocId] = {}
+    questions, unanswerable = [], 0
     try:
-        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
-        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
-        contexts = {each["context"]: DocId(str(number)) for number, each in enumerate(paragraphs)}
-        questions = [
-            Question(question["question"], contexts[each["context"]])
-            for each in paragraphs
-            for question in each["qas"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--squad {path}: is no file in SQuAD's format ({error!r})") from error
+        # Windows' editors put a byte order mark first
+        for article_at, article in _each(json.loads(path.read_text(encoding="utf-8-sig")), "data", ""):
+            for place, paragraph in _each(article, "paragraphs", article_at):
+                context = _text(paragraph, "context", place)
+                doc_id = contexts.setdefault(context, DocId(str(len(contexts))))
+                for question_at, question in _each(paragraph, "qas", place):
+                    text = _text(question, "question", question_at)
+                    if question.get("is_impossible"):
+                        unanswerable += 1
+                    else:
+                        questions.append(Question(text, doc_id))
+        if not questions:
+            raise ValueError("data has no question with an answer")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--squad {path}: is no file in SQuAD's format: {error}") from error
     passages = [Passage(doc_id, 0, text, ContentHash(doc_id), STORE) for text, doc_id in contexts.items()]
-    return passages, questions
+    return passages, questions, unanswerable
+
+
+def _each(holder: Any, key: str, place: str) -> Iterator[tuple[str, Any]]:
+    """The parts of a list, each with its place. Paragraphs without questions only distract."""
+    at, parts = _part(holder, key, place)
+    if not isinstance(parts, list):
+        raise ValueError(f"{at} is not a list")
+    for number, part in enumerate(parts):
+        yield f"{at}[{number}]", part
+
+
+def _text(holder: Any, key: str, place: str) -> str:
+    at, text = _part(holder, key, place)
+    if not isinstance(text, str):
+        raise ValueError(f"{at} is not a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{at} is not valid Unicode text (a lone surrogate)") from None
+    return text
+
+
+def _part(holder: Any, key: str, place: str) -> tuple[str, Any]:
+    if not isinstance(holder, dict):
+        raise ValueError(f"{place or 'what it holds'} is not an object")
+    at = f"{place}.{key}" if place else key
+    if key not in holder:
+        raise ValueError(f"{at} is missing")
+    return at, holder[key]
 
 
 def _rankings(arguments: argparse.Namespace) -> list[Ranking]:
-    passages, questions = read_squad(arguments.squad)
+    passages, questions, unanswerable = read_squad(arguments.squad)
     questions = questions[: arguments.questions]
     console.print(f"{len(passages):,} passages, {len(questions):,} questions, commit {revision()}")
+    if unanswerable:
+        console.print(f"{unanswerable:,} questions that no paragraph answers (is_impossible) are left out")
     config = Config()
     source = models.resolve(config.embedder.source, config.cluster.cache_dir)
     embedder = Embedder(str(source), config.embedder.batch, threads=arguments.threads)
@@ -107,9 +148,10 @@ def _rankings(arguments: argparse.Namespace) -> list[Ranking]:
 
     depth = max(arguments.results, config.retrieval.reranker_candidates)
     by_both = Weights(1.0, arguments.text_weight)
+    both = f"vectors {by_both.vectors:g} + words {by_both.words:g}"
     found: dict[str, list[list[ScoredPassage]]] = {}
     rankings = []
-    for name, weights in (("vectors", Weights()), ("hybrid", by_both), ("words", Weights(0.0, 1.0))):
+    for name, weights in (("vectors", Weights()), (both, by_both), ("words", Weights(0.0, 1.0))):
         began_s = time.perf_counter()
         found[name] = [
             _search(shard, question.text, vector, weights, depth)
@@ -119,7 +161,7 @@ def _rankings(arguments: argparse.Namespace) -> list[Ranking]:
     if arguments.reranker:
         reranker = load_reranker(arguments.reranker, config.embedder.batch, threads=arguments.threads)
         candidates = config.retrieval.reranker_candidates
-        for name in ("vectors", "hybrid"):
+        for name in ("vectors", both):
             began_s = time.perf_counter()
             reordered = []
             for question, ranked in zip(questions, found[name], strict=True):

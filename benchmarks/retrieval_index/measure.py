@@ -21,6 +21,13 @@ from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.stages import even_ends
 
 RESULTS = 10
+SETTINGS = {
+    "flat": (),
+    "ivf": ("ivf_lists", "ivf_probes", "ivf_on_disk"),
+    "ivfpq": ("ivf_lists", "ivf_probes", "pq_bytes", "rerank_factor"),
+    "hnsw": ("hnsw_links", "hnsw_ef_search"),
+}
+"""Kinds, and the keys of `retrieval` that change what is measured of them."""
 STAGES = (2, 4, 8)
 """Of staged searches, even in lists."""
 _ADDED_AT_ONCE = 20_000
@@ -77,7 +84,7 @@ def measure(folder: Path, config: RetrievalConfig, vectors: int) -> Measured:
     took_s, hits = np.empty(queries), 0
     for number, question in enumerate(questions):
         took_s[number], (_, rows) = _timed(lambda question=question: index.search(question, RESULTS))
-        hits += len(np.intersect1d(rows, truth[number], assume_unique=True))
+        hits += len(np.intersect1d(rows, truth[number][truth[number] >= 0], assume_unique=True))
     staged = []
     if len(asked_staged) and isinstance(index, IvfIndex):
         staged = [_staged(index, asked_staged, stages) for stages in STAGES]
@@ -88,7 +95,7 @@ def measure(folder: Path, config: RetrievalConfig, vectors: int) -> Measured:
         build_s=build_s,
         build_cpu_s=build_cpu_s,
         memory_mb=memory_mb,
-        recall=hits / (queries * RESULTS),
+        recall=hits / int((truth >= 0).sum()),  # -1 fills up where there are fewer vectors than results
         queries_per_s=queries / float(took_s.sum()),
         median_ms=float(np.median(took_s)) * 1e3,
         p99_ms=float(np.quantile(took_s, 0.99)) * 1e3,
@@ -148,13 +155,7 @@ def _timed(work: Any) -> tuple[float, Any]:
 
 
 def _settings(config: RetrievalConfig) -> dict[str, Any]:
-    of_kind = {
-        "flat": (),
-        "ivf": ("ivf_lists", "ivf_probes", "ivf_on_disk"),
-        "ivfpq": ("ivf_lists", "ivf_probes", "pq_bytes", "rerank_factor"),
-        "hnsw": ("hnsw_links", "hnsw_ef_search"),
-    }[config.index]
-    return {name: getattr(config, name) for name in of_kind}
+    return {name: getattr(config, name) for name in SETTINGS[config.index]}
 
 
 def _anonymous_mb() -> float:
