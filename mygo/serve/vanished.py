@@ -48,7 +48,7 @@ class OpenStreams:
         self._unknown_since_s = {
             worker: self._unknown_since_s.get(worker, now_s)
             for worker in self._streams
-            if worker not in known
+            if known and worker not in known  # one that knows none has forgotten, or is too busy to hear
         }
         for worker, since_s in self._unknown_since_s.items():
             if now_s - since_s >= VANISHED_S:

@@ -214,7 +214,8 @@ def test_worker_that_the_directory_has_forgotten_for_long_is_lost(begun: bool) -
         streams = cluster.dispatcher._open
         (silent,) = asked
         other = {A, B} - {silent}
-        for known, later_s in ((other, 20.0), ({A, B}, 20.0), (other, 20.0), (other, 20.0)):
+        nobody: set[WorkerId] = set()
+        for known, later_s in ((nobody, 99.0), (other, 20.0), ({A, B}, 20.0), (other, 20.0), (other, 20.0)):
             streams.give_up_unknown(known)
             cluster.now_s += later_s
             assert not cluster.streams[silent].cancelled, "known again meanwhile, or not long enough"
