@@ -1,8 +1,9 @@
 """The one place that says which Ray was tested, and that refuses any other.
 
 What MyGO takes from Ray beyond its stable API: a custom request router (``pinned.py``, marked alpha
-by Ray), the engine client and the start callback of Ray Serve LLM's server (``worker.py``), and the
-metrics port of ``ray.nodes()`` (``instruments.py``).
+by Ray), the engine client and the start callback of Ray Serve LLM's server (``worker.py``), the
+settings that make Serve's replicas talk over gRPC (``transport.py``, in the environment), and the metrics
+port of ``ray.nodes()`` (``instruments.py``).
 """
 
 from __future__ import annotations
