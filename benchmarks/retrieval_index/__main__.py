@@ -110,13 +110,7 @@ def _measured(folder: Path, kind: str, arguments: argparse.Namespace) -> dict[st
     )
     if ended.returncode:
         raise MygoError(f"{name}: its process ended with status {ended.returncode}; its error is above")
-    result: dict[str, Any] = {
-        "commit": depends_on["commit"],
-        "cpu": depends_on["cpu"],
-        "cores": depends_on["cores"],
-        "depends_on": depends_on,
-        **json.loads(ended.stdout),
-    }
+    result: dict[str, Any] = {"depends_on": depends_on, **json.loads(ended.stdout)}
     unfinished = kept.with_suffix(".partial")
     unfinished.write_text(json.dumps(result, indent=1))
     unfinished.replace(kept)

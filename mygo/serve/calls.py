@@ -25,6 +25,8 @@ T = TypeVar("T")
 REPLY_S = 60.0
 """Longest wait for another part. A call to a deployment that has no replica waits for one to come up,
 which may be never."""
+DIRECTORY_ANSWER_S = 15.0
+"""Longest wait for the directory, which answers at once: another one may be up where its machine is gone."""
 
 
 class _Cancellable(Protocol):

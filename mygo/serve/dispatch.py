@@ -20,7 +20,15 @@ from mygo.config import Config
 from mygo.directory import Announcement, Replica
 from mygo.errors import Misdirected, Unavailable, WorkerLost
 from mygo.routing import RoutingDesk
-from mygo.serve.calls import abandon, is_loss, raise_cause, raised_there, reply, unpack
+from mygo.serve.calls import (
+    DIRECTORY_ANSWER_S,
+    abandon,
+    is_loss,
+    raise_cause,
+    raised_there,
+    reply,
+    unpack,
+)
 from mygo.serve.vanished import OpenStreams
 from mygo.speculation import Quote
 from mygo.types import (
@@ -41,8 +49,6 @@ FOLLOW_INTERVAL_S = 0.5
 """Pause between two updates from the directory. A call between replicas costs milliseconds of CPU, and
 what this ingress sent it knows by itself."""
 FOLLOW_RETRY_S = 0.5
-DIRECTORY_ANSWER_S = 15.0
-"""Longest wait for it: one whose machine is gone leaves calls without an answer for minutes."""
 MAX_ANNOUNCED = 4096
 """Announcements kept for a directory that is away; older ones time out there by themselves."""
 WORKER_WAIT_S = 30.0

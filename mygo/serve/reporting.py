@@ -9,7 +9,7 @@ from typing import Protocol
 from ray.serve.handle import DeploymentHandle
 
 from mygo.directory import Applied
-from mygo.serve.calls import reply
+from mygo.serve.calls import DIRECTORY_ANSWER_S, reply
 from mygo.types import WorkerInfo, WorkerReport
 
 logger = logging.getLogger(__name__)
@@ -17,8 +17,6 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0
 REPORT_INTERVAL_S = 0.5
 """Pause between two reports; what changes meanwhile travels as one."""
-ANSWER_S = 15.0
-"""Longest wait for the directory. Another one may be up where its machine is gone, and wants to know us."""
 
 
 class ReportSource(Protocol):
@@ -39,12 +37,12 @@ async def keep_reporting(directory: DeploymentHandle, info: WorkerInfo, source: 
     while True:
         try:
             if not joined:
-                await reply(directory.join.remote(info), "directory", ANSWER_S)
+                await reply(directory.join.remote(info), "directory", DIRECTORY_ANSWER_S)
                 report = await source.snapshot()
                 joined = True
             else:
                 report = await source.next_report(HEARTBEAT_S)
-            outcome = await reply(directory.report.remote(report), "directory", ANSWER_S)
+            outcome = await reply(directory.report.remote(report), "directory", DIRECTORY_ANSWER_S)
             joined = outcome in (Applied.APPLIED, Applied.DUPLICATE)
             await asyncio.sleep(REPORT_INTERVAL_S)
         except Exception as error:

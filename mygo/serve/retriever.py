@@ -180,7 +180,7 @@ class ShardServer:
     async def _tell_how_far(self) -> None:
         while True:
             try:
-                await outlived(self._tell())
+                await self._tell()
             except Exception as error:
                 logger.warning("shard %d cannot reach the librarian: %s", self._index, error)
             await asyncio.sleep(HEARTBEAT_S)

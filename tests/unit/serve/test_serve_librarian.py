@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,17 @@ ACME = TenantId("acme")
 
 async def store_of(librarian: Librarian, tenant: TenantId = ACME) -> StoreId:
     return (await librarian.create_store(tenant, name="", domain=None, metadata={}, file_ids=[])).id
+
+
+@contextlib.contextmanager
+def another_writer(data_dir: Path) -> Iterator[None]:
+    """Another process is writing: whoever wants to write waits."""
+    with contextlib.closing(sqlite3.connect(data_dir / "corpus.sqlite3", isolation_level=None)) as corpus:
+        corpus.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            corpus.execute("ROLLBACK")
 
 
 @pytest.mark.parametrize("other", [(1, 0), (0, 1)], ids=["shard", "replica"])
@@ -69,15 +82,12 @@ def test_file_is_read_when_whoever_attached_it_went_away_meanwhile(
             store = await store_of(librarian)
             file = (await librarian.add_file(ACME, "a.txt", b"words", purpose="assistants")).id
             await asyncio.sleep(0.1)  # the parser has seen that there is nothing to do
-            other_process = sqlite3.connect(tmp_path / "corpus.sqlite3", isolation_level=None)
-            other_process.execute("BEGIN IMMEDIATE")
-            attaching = asyncio.create_task(librarian.attach(ACME, store, file, attributes=None))
-            await asyncio.sleep(0.05)
-            attaching.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await attaching
-            other_process.execute("ROLLBACK")
-            other_process.close()
+            with another_writer(tmp_path):
+                attaching = asyncio.create_task(librarian.attach(ACME, store, file, attributes=None))
+                await asyncio.sleep(0.05)
+                attaching.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await attaching
             async with asyncio.timeout(20):
                 assert await librarian.read(0, 10, wait_s=20)
 
@@ -90,18 +100,13 @@ def test_search_is_authorized_when_more_writers_wait_than_there_are_threads(
     async def scenario() -> None:
         async with open_librarian(tmp_path, byte_tokenizer) as librarian:
             store = await store_of(librarian)
-            other_process = sqlite3.connect(tmp_path / "corpus.sqlite3", isolation_level=None)
-            other_process.execute("BEGIN IMMEDIATE")
-            writers = [asyncio.create_task(store_of(librarian)) for _ in range(12)]
-            await asyncio.sleep(0.05)
-            try:
+            with another_writer(tmp_path):
+                writers = [asyncio.create_task(store_of(librarian)) for _ in range(12)]
+                await asyncio.sleep(0.05)
                 async with asyncio.timeout(5):
                     await librarian.authorize(ACME, [store])
                     assert await librarian.describe([(store, DocId("file-none"))]) == [None]
                 assert not any(writer.done() for writer in writers)
-            finally:
-                other_process.execute("ROLLBACK")
-                other_process.close()
             await asyncio.gather(*writers)
 
     asyncio.run(scenario())
