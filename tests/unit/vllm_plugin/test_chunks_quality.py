@@ -384,8 +384,9 @@ def test_worker_tells_and_asks_the_guard_over_the_socket(
         receiver = ReportReceiver(tmp_path / "s", WorkerId("w"))
         await receiver.start()
         reporter = Reporter(str(tmp_path / "s"), Hello("e", 4, 800, 1, 0), TierCounters)
-        reporter.start()
+        # first: the load is part of the first report, which the snapshot below waits for
         reporter.publish([], WorkerLoad(waiting=3))
+        reporter.start()
 
         async def engine() -> None:
             for command in reporter.take_commands():
