@@ -6,7 +6,6 @@ chunk is a miss. A drive that fails is left alone for a while, twice as long eac
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -22,7 +21,7 @@ from mygo.vllm_plugin.disk.health import Breaker, ReadSpeed
 from mygo.vllm_plugin.disk.lineage import Lineage
 from mygo.vllm_plugin.disk.pool import IoPool, Lane
 from mygo.vllm_plugin.disk.records import Change, DiskStats, Presence, Transferred
-from mygo.vllm_plugin.disk.tasks import Erase, Read, ReadTags, Scan, Stamp, Write, measure
+from mygo.vllm_plugin.disk.tasks import Erase, Read, ReadTags, Scan, Stamp, Write
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,6 @@ class DiskStore:
         self._files = files
         self._max_chunks = max_chunks
         self._min_free_bytes = min_free_bytes
-        self._read_threads = read_threads
         self._max_queued_write_bytes = max_queued_write_bytes
         self._catalog = Catalog(max_chunks)
         self._pool = IoPool(read_threads, write_threads, name="kv-disk")
@@ -75,7 +73,9 @@ class DiskStore:
         self._changes: list[Change] = []
         self._patient_until_s = time.monotonic() + SCAN_PATIENCE_S
         self._scanning = True
-        threading.Thread(target=self._start, name="kv-disk-start", daemon=True).start()
+        scan = Scan()
+        look = partial(scan.run, files, speed, read_threads)
+        threading.Thread(target=self._carry_out, args=(scan, look), name="kv-disk-start", daemon=True).start()
 
     def __repr__(self) -> str:
         state = "off" if self.is_off else "scanning" if self._scanning else "on"
@@ -234,18 +234,6 @@ class DiskStore:
 
     # -- what I/O threads run
 
-    def _start(self) -> None:
-        scan = Scan()
-        try:
-            scan.run(self._files)
-            # Before the chunks are handed over: nobody else reads, writes or deletes them yet. Without it the
-            # speed stays unknown until the first reads tell.
-            with contextlib.suppress(OSError):
-                measure(self._files, self.speed, scan.found, self._read_threads)
-        except Exception as error:
-            scan.error = error
-        self._outcomes.append(scan)
-
     def _submit(
         self,
         lane: Lane,
@@ -253,14 +241,16 @@ class DiskStore:
         run: Callable[[], None],
         deadline_s: float = math.inf,
     ) -> None:
-        def carry_out() -> None:
-            try:
-                run()
-            except Exception as error:  # whatever it is, requests wait for the outcome
-                task.error = error
-            self._outcomes.append(task)
+        self._pool.submit(lane, partial(self._carry_out, task, run), deadline_s)
 
-        self._pool.submit(lane, carry_out, deadline_s)
+    def _carry_out(
+        self, task: Read | Write | Erase | ReadTags | Stamp | Scan, run: Callable[[], None]
+    ) -> None:
+        try:
+            run()
+        except Exception as error:  # whatever it is, requests wait for the outcome
+            task.error = error
+        self._outcomes.append(task)
 
     def _erase(self, keys: list[ChunkKey], lane: Lane) -> None:
         if keys:
@@ -325,6 +315,11 @@ class DiskStore:
                 self.stats.evicted_chunks -= 1
                 self._tell([victim], came=True)
         if task.cancelled:
+            if task.error is not None:
+                # it may have been written, and not been deleted
+                self._erase([task.key], Lane.PURGE)
+            elif task.erased_before_end:
+                self._catalog.erased(task.key)
             return False
         if task.written:
             self._may_write.succeeded()
@@ -362,7 +357,11 @@ class DiskStore:
             self._erased_early.append(task)
             return
         for key in task.keys:
-            if key not in task.remaining:
+            if key in task.remaining:
+                continue
+            if (write := self._writes.get(key)) is not None:
+                write.erased_before_end = True
+            else:
                 self._catalog.erased(key)
         if task.remaining:
             self._unerased += task.remaining

@@ -5,6 +5,7 @@ Each keeps what came of it for the scheduler's thread. ``run`` may raise; whoeve
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 from collections import OrderedDict
@@ -52,6 +53,8 @@ class Write:
     tags: bytes = b""
     cancelled: bool = False
     """Set by the scheduler's thread when the chunk is purged: nothing may stay behind."""
+    erased_before_end: bool = False
+    """Set by the scheduler's thread: the purge has ended, and this may still take up space."""
     written: bool = False
     erased: list[ChunkKey] = field(default_factory=list)
     """The victims that are deleted."""
@@ -138,11 +141,15 @@ class Scan:
     """Chunk -> when it was used last, oldest first."""
     error: Exception | None = None
 
-    def run(self, files: ChunkFiles) -> None:
+    def run(self, files: ChunkFiles, speed: ReadSpeed, read_threads: int) -> None:
+        """Before the chunks are handed over ``speed`` sees some reads: nobody else uses the drive yet."""
         self.found = files.scan()
+        # else the speed stays unknown until the first reads tell
+        with contextlib.suppress(OSError):
+            _measure(files, speed, self.found, read_threads)
 
 
-def measure(files: ChunkFiles, speed: ReadSpeed, found: OrderedDict[ChunkKey, float], threads: int) -> None:
+def _measure(files: ChunkFiles, speed: ReadSpeed, found: OrderedDict[ChunkKey, float], threads: int) -> None:
     """Let ``speed`` see some reads: of the newest chunks, or of one that is made for it and deleted.
 
     Chunks that turn out to be damaged leave ``found``. Raises OSError.

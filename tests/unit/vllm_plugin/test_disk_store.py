@@ -278,8 +278,8 @@ def test_reads_take_the_time_of_the_slower_drive(tmp_path: Path) -> None:
     for number in range(8):
         store.read(key(number), memoryview(buffers[number]))
     settle(store)
-    assert 0.08 <= time.monotonic() - started_s < 0.2
-    assert store.speed.bytes_per_s == pytest.approx(FILE_BYTES / 0.01, rel=0.3)
+    assert time.monotonic() - started_s >= 0.08
+    assert store.speed.bytes_per_s is not None and store.speed.bytes_per_s < 1.3 * FILE_BYTES / 0.01
 
 
 # -- purge
@@ -319,6 +319,56 @@ def test_write_under_way_leaves_nothing_when_its_chunk_is_purged(tmp_path: Path)
     assert settle(store) == [Transferred(key(1), is_read=False, ok=False)]
     assert not path_of(tmp_path, 1).exists()
     assert write(store, 1)
+
+
+def test_purged_chunk_keeps_its_place_until_its_write_has_ended(tmp_path: Path) -> None:
+    files, gate, waits = faulty_files(tmp_path), threading.Event(), threading.Event()
+    store = open_store(files, max_chunks=1)
+
+    def stand_still() -> None:
+        waits.set()
+        gate.wait(10)
+
+    files.write_fault = stand_still
+    store.write(key(1), payload(1))
+    assert waits.wait(10)
+    store.purge([key(1)])
+    while not store._writes[key(1)].erased_before_end:
+        time.sleep(0.001)
+        store.poll()
+    assert store.held_bytes == FILE_BYTES
+    assert not store.write(key(2), payload(2))
+    gate.set()
+    settle(store)
+    assert store.held_bytes == 0
+    assert write(store, 2)
+
+
+def test_purged_chunk_is_deleted_again_when_its_write_could_not_do_it(tmp_path: Path) -> None:
+    files, gate, waits = faulty_files(tmp_path), threading.Event(), threading.Event()
+    store = open_store(files)
+
+    def stand_still_then_fail_once() -> None:
+        waits.set()
+        gate.wait(10)
+        files.erase_fault = fail_once
+
+    def fail_once() -> None:
+        files.erase_fault = lambda: None
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    files.write_fault = stand_still_then_fail_once
+    store.write(key(1), payload(1))
+    assert waits.wait(10)
+    store.purge([key(1)])
+    while not store._writes[key(1)].erased_before_end:
+        time.sleep(0.001)
+        store.poll()
+    gate.set()
+    settle(store)
+    settle(store)
+    assert not path_of(tmp_path, 1).exists()
+    assert store.held_bytes == 0
 
 
 def test_purged_chunk_stays_unreadable_while_its_file_cannot_be_deleted(tmp_path: Path) -> None:

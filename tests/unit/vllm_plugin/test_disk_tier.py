@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from mygo.errors import ConfigError
+from mygo.vllm_plugin.disk.files import ChunkFiles, ReadOutcome
+from mygo.vllm_plugin.disk.format import ChunkKey
 
 CHUNK_BYTES = 8192
 HOST_CHUNKS = 16
@@ -259,7 +261,6 @@ def test_reads_of_an_earlier_deadline_overtake(
     open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scenario: both threads are busy when two reads with deadlines come, and one is free first."""
-    from mygo.vllm_plugin.disk.files import ChunkFiles
     from mygo.vllm_plugin.disk.tier import ReadDeadline
 
     host = open_host()
@@ -301,18 +302,28 @@ def test_reset_cache_waits_for_the_drive_and_keeps_the_files(open_host: Callable
     assert host.tier.store.stats.read_chunks == 2
 
 
-def test_no_call_waits_for_the_drive(open_host: Callable[..., Host]) -> None:
-    host = open_host(read_s_per_byte=0.2 / CHUNK_BYTES)
+def test_no_call_waits_for_the_drive(open_host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, ended = threading.Event(), threading.Event()
+    read = ChunkFiles.read
+
+    def stand_still(files: ChunkFiles, chunk: ChunkKey, into: memoryview) -> ReadOutcome:
+        gate.wait(60)
+        ended.set()
+        return read(files, chunk, into)
+
+    host = open_host()
     host.store(1)
     host.manager.reset_cache()
-    started_s = time.monotonic()
+    monkeypatch.setattr(ChunkFiles, "read", stand_still)
     context = host.request()
     host.manager.lookup(key(1), context)
     host.step()
     host.store(2)
     host.step()
-    assert time.monotonic() - started_s < 0.1
+    assert not ended.is_set()
+    gate.set()
     host.settle()
+    assert ended.is_set()
 
 
 def test_short_block_hashes_are_never_stored(open_host: Callable[..., Host], tmp_path: Path) -> None:
