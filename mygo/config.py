@@ -128,7 +128,8 @@ class CacheConfig(Section):
     load_gate: bool = True
     """Compute what is predicted to be computed sooner than loaded."""
     layerwise: bool = True
-    """Let copies from host memory run beside the computation where that is predicted to be sooner."""
+    """Let copies from host memory run beside the computation, layer by layer: those of prefixes where that is
+    predicted to be sooner, those of chunks always."""
     admission: Literal["due", "ratio"] = "due"
     """Which waiting request a worker admits next. `due`: the one that is due first: when it came plus five
     times what it takes with what is cached; `ratio`: the one of which most is cached, as in RAGCache."""

@@ -31,7 +31,7 @@ def claim(settings: ChunkSettings, config: VllmConfig) -> tuple[ChunkHome | None
 
 
 class VirtualChunks:
-    """Loads come before the computation; the drive does one thing after the other, as ``ChunkDisk`` does."""
+    """The drive does one thing after the other, as ``ChunkDisk`` does."""
 
     def __init__(self, profile: EngineProfile) -> None:
         """Of ``profile`` only the sizes and the speeds of the links matter."""
@@ -49,7 +49,7 @@ class VirtualChunks:
         return self._reads[0][0] if self._reads else None
 
     def begin(self, step: ChunkStep, now_s: float) -> float:
-        """What a step moves. Returns the seconds by which its computation has to wait for it."""
+        """What a step moves. Returns the seconds that its loads take; tell ``held_up`` what they cost."""
         for key in step.reads:
             ends_s = self._drive(self._tokens[key], now_s)
             self._reads.append((ends_s, key))
@@ -58,10 +58,12 @@ class VirtualChunks:
             self._drive(variant.tokens, now_s)
         loads = [load for loads in step.loads.values() for load in loads]
         tokens = sum(load.end_tokens - load.start_tokens for load in loads)
-        load_s = tokens * self._profile.host_load_s_per_token
         self._report.loaded_bytes += tokens * self._profile.kv_bytes_per_token
-        self._report.load_s += load_s
-        return load_s
+        return tokens * self._profile.host_load_s_per_token
+
+    def held_up(self, seconds: float) -> None:
+        """The step's computation ended so much later for its loads."""
+        self._report.load_s += seconds
 
     def report(self, now_s: float) -> ChunkReport:
         """What has happened since the last call."""

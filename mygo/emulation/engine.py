@@ -233,8 +233,13 @@ class EmulatedCore:
         compute_s = timing.step_s(
             self._profile, scheduled.chunks, scheduled.sequences, scheduled.context_tokens
         )
+        begins_s, layers = scheduled.begins_s, self._profile.layers
         loads = [(copy.begins_s, copy.ends_s) for copy in scheduled.beside]
-        ends_s = timing.beside_s(scheduled.begins_s, compute_s, self._profile.layers, loads)
+        if scheduled.chunks_s:
+            loads.append((begins_s, begins_s + scheduled.chunks_s))
+            alone = timing.beside_s(0.0, compute_s, layers, [(0.0, scheduled.chunks_s)])
+            self._scheduler.held_up(alone - compute_s)
+        ends_s = timing.beside_s(begins_s, compute_s, layers, loads)
         self._step = _Step(at_s, ends_s, scheduled)
         return True
 

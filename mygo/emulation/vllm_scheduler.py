@@ -59,6 +59,8 @@ class Scheduled:
     """When the computation may begin: blocks may first have to be copied away."""
     beside: list[Copy] = field(default_factory=list)
     """Loads that run beside the computation, which needs them layer by layer."""
+    chunks_s: float = 0.0
+    """Seconds that loads from chunks take, also beside the computation."""
 
     @property
     def empty(self) -> bool:
@@ -213,17 +215,25 @@ class VllmScheduler:
         admitted = [RequestId(name) for name in fresh]
         scheduled = Scheduled(output, chunks, sequences, context_tokens, admitted, now_s)
         worker, step = self._connector.worker, output.kv_connector_metadata
-        load_s = self._chunks.begin(step.chunks, now_s)
-        scheduled.begins_s += load_s
+        chunks_s = self._chunks.begin(step.chunks, now_s)
         if worker is not None:
             meta = step.tiers
             worker.copier.waited_until_s = now_s
             worker.handle_preemptions(meta)
-            scheduled.begins_s = max(now_s, worker.copier.waited_until_s) + load_s
+            scheduled.begins_s = max(now_s, worker.copier.waited_until_s)
             self._connector.clock.now_s = scheduled.begins_s
             worker.start_kv_transfers(meta)
             scheduled.beside = [worker.copier.copy_of(job_id) for job_id in sorted(meta.layerwise_jobs)]
+        if self._settings.chunks.layerwise:
+            scheduled.chunks_s = chunks_s
+        else:
+            scheduled.begins_s += chunks_s
+            self._chunks.held_up(chunks_s)
         return scheduled
+
+    def held_up(self, seconds: float) -> None:
+        """A step's computation ended so much later for what was loaded from chunks beside it."""
+        self._chunks.held_up(seconds)
 
     def complete(self, scheduled: Scheduled, now_s: float, tokens: int = 1) -> dict[RequestId, Produced]:
         """The step is over: requests whose prompt is computed each get ``tokens`` tokens.

@@ -248,6 +248,7 @@ def chunk_settings(config: Config) -> ChunkSettings:
         repair_share=reuse.repair_share,
         floor_tokens=reuse.floor_tokens,
         method=reuse.method,
+        layerwise=cache.layerwise,
         kl_bound=reuse.kl_bound,
         fillers=neutral.VERSION if reuse.fillers else "",
     )

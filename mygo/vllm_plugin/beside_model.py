@@ -55,7 +55,9 @@ class BesideModel:
         self._tiers: TierWorker | None = None
         if settings.tiers.host_bytes:
             self._tiers = make_worker(vllm_config, kv_cache_config, settings.tiers)
-        self.chunks = ChunkMover() if settings.chunks.host_bytes else None
+        self.chunks: ChunkMover | None = None
+        if settings.chunks.host_bytes:
+            self.chunks = ChunkMover(layerwise=settings.chunks.layerwise)
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         if self._tiers is not None:
@@ -82,6 +84,8 @@ class BesideModel:
 
     def wait_for_layer(self, name: str) -> None:
         """The model is about to read a layer's KV."""
+        if self.chunks is not None:
+            self.chunks.wait_for_layer(name)
         if self._tiers is not None:
             self._tiers.wait_for_layer(name)
 

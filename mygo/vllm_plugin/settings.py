@@ -100,6 +100,8 @@ class ChunkSettings:
     """Copies of one document, each from another context."""
     load_gate: bool = True
     """Compute what is predicted to take longer to load."""
+    layerwise: bool = True
+    """Put a layer's part of what is loaded in its place when the layer needs it, not all of it beforehand."""
     guard: bool = True
     """Blend only what comparisons have shown to keep ``kl_bound``. It takes a worker process to compare: an
     engine without ``mygo_socket`` has no guard, and blends whatever asks for it."""

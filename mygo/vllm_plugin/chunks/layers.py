@@ -69,6 +69,7 @@ class Layers:
                 )
             self._attention.append(module)
             self._rotary.append(rotary)
+        self._numbers = {each.layer_name: number for number, each in enumerate(self._attention)}
         first = self._attention[0]
         self.width = first.num_kv_heads * first.head_size
         """Numbers per token and layer, of keys as of values."""
@@ -77,20 +78,31 @@ class Layers:
     def __len__(self) -> int:
         return len(self._attention)
 
-    def write(self, kv: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor) -> None:
-        """Place stored KV at ``positions`` of a prompt, in the given slots of the device's cache.
+    def number(self, name: str) -> int:
+        """Of the layer that vLLM calls so."""
+        return self._numbers[name]
 
-        ``kv``: [layers, 2, tokens, width], keys before the rotary embedding first, in the cache's type, on
-        the same device as ``positions`` and ``slots`` ([tokens], int64).
+    def write(
+        self,
+        number: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+    ) -> None:
+        """Place a layer's stored KV at ``positions`` of prompts, in these slots of the device's cache.
+
+        ``keys`` as they were before the rotary embedding, and ``values``: [tokens, width] in the cache's
+        type, on the same device as ``positions`` and ``slots`` ([tokens], int64). Keys may be overwritten.
         """
-        for attention, rotary, (keys, values) in zip(self._attention, self._rotary, kv, strict=True):
-            # The module turns its query in place, and takes any number of heads for one. Not called but
-            # forwarded: a tap may be open, and this is no computation of the model's.
-            turned, _ = rotary.forward(positions, keys.clone(), None)
-            shape = len(positions), attention.num_kv_heads, attention.head_size
-            attention.impl.do_kv_cache_update(
-                attention, turned.view(shape), values.view(shape), attention.kv_cache, slots
-            )
+        attention, rotary = self._attention[number], self._rotary[number]
+        # The module turns its query in place, and takes any number of heads for one. Not called but
+        # forwarded: a tap may be open, and this is no computation of the model's.
+        turned, _ = rotary.forward(positions, keys, None)
+        shape = len(positions), attention.num_kv_heads, attention.head_size
+        attention.impl.do_kv_cache_update(
+            attention, turned.view(shape), values.view(shape), attention.kv_cache, slots
+        )
 
     def tap(self, rows: torch.Tensor, take: Take) -> Tap:
         """Give the KV of these rows of the batch ([rows], int64) to ``take`` while the model computes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -17,15 +18,21 @@ from mygo.vllm_plugin.chunks.disk import ChunkDisk, ChunkReport
 from mygo.vllm_plugin.chunks.layers import VALUES, Layers, Tap
 from mygo.vllm_plugin.chunks.layout import Load, Positions
 from mygo.vllm_plugin.chunks.link import HostLink
+from mygo.vllm_plugin.chunks.loading import Loading
 from mygo.vllm_plugin.chunks.scatter import ScatteredSteps
 from mygo.vllm_plugin.chunks.sensitivity import order
 from mygo.vllm_plugin.chunks.step import Capture, ChunkStep
 
+logger = logging.getLogger(__name__)
+
 
 class ChunkMover:
-    """One per worker process. Each step calls ``begin``, ``load`` and ``finish``, in this order."""
+    """One per worker process. Each step calls ``begin``, ``load``, ``wait_for_layer`` of each layer, and
+    ``finish``, in this order. ``layerwise``: a layer's part of what is loaded is put in its place when the
+    layer needs it, rather than all of it before the first one computes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, layerwise: bool = True) -> None:
+        self._layerwise = layerwise
         self._chunks: dict[VariantKey, torch.Tensor] = {}
         """[layers, 2, tokens, width] each, keys before the rotary embedding first."""
         self._step = ChunkStep()
@@ -35,6 +42,10 @@ class ChunkMover:
         self._captured_rows = 0
         self._compared: list[torch.Tensor] = []
         """The values of the other rows, by layer."""
+        self._loading: Loading | None = None
+        """Of the step under way, if it loads anything."""
+        self._resorts: set[int] = set()
+        """Blocks from which on its prompts can be recomputed."""
         self._failed_blocks: set[int] = set()
         self._missing: set[VariantKey] = set()
         self._deviations = Deviations()
@@ -82,35 +93,71 @@ class ChunkMover:
             self._disk.read(step.reads)
 
     def load(self) -> None:
-        """Fill the step's blocks from chunks. Needs the runner's batch as this step computes it."""
+        """Begin to fill the step's blocks from chunks. Needs the runner's batch as this step computes it."""
         if not self._step.loads:
             return
-        with self._link.loading():
-            for request_id, loads in self._step.loads.items():
-                block_ids = self._block_ids(request_id)
-                for load in loads:
-                    self._load(load, block_ids)
+        self._loading = Loading(self._layers, self._link, self._runner.device)
+        for request_id, loads in self._step.loads.items():
+            block_ids, computed = self._block_ids(request_id), self._computed(request_id)
+            for load in loads:
+                self._begin_load(load, block_ids, computed)
+        if not self._layerwise:
+            for layer in range(len(self._layers)):
+                self._loading.place(layer)
 
-    def _load(self, load: Load, block_ids: torch.Tensor) -> None:
-        positions = torch.arange(load.start_tokens, load.end_tokens)
+    def wait_for_layer(self, name: str) -> None:
+        """The model is about to read a layer's KV: put there what this step loads."""
+        if self._loading is not None and self._layerwise:
+            self._loading.place(self._layers.number(name))
+
+    def _begin_load(self, load: Load, block_ids: Positions, computed: Positions) -> None:
+        assert self._loading is not None
         block_tokens = self._runner.cache_config.block_size
-        blocks = block_ids[positions // block_tokens]
+        # where computing begins again should this fail: vLLM looks for failures among the blocks that it
+        # counts as computed, where the chunk's own may not be, but this one always is
+        resort = int(block_ids[load.cached_tokens // block_tokens])
         chunk = self._chunks.get(load.variant)
         if chunk is None:
-            # vLLM looks for failures among the blocks that it counts as computed, where the chunk's own may
-            # not be: but this one always is, and computing begins again there
             self._missing.add(load.variant)
-            self._failed_blocks.add(int(block_ids[load.cached_tokens // block_tokens]))
+            self._failed_blocks.add(resort)
             return
-        kv = self._link.load(chunk, load.chunk_start, load.chunk_start + len(positions))
-        slots = blocks * block_tokens + positions % block_tokens
-        device = self._runner.device
-        self._layers.write(kv, async_tensor_h2d(positions, device), async_tensor_h2d(slots, device))
+        positions = np.arange(load.start_tokens, load.end_tokens)
+        # what the step computes of it is written by the layer itself, before it asks for the rest
+        positions = positions[~np.isin(positions, computed)]
+        if not len(positions):
+            return
+        slots = block_ids[positions // block_tokens] * block_tokens + positions % block_tokens
+        arrival = self._link.load(chunk, load.end_tokens - load.start_tokens)
+        self._loading.add(arrival, positions - load.start_tokens + load.chunk_start, positions, slots)
+        self._resorts.add(resort)
 
-    def _block_ids(self, request_id: str) -> torch.Tensor:
+    def _computed(self, request_id: str) -> Positions:
+        """True positions of the tokens that this step computes."""
+        scattered = self._step.positions.get(request_id)
+        if scattered is not None:
+            return scattered
+        batch, starts = self._runner.input_batch, self._scattered.row_starts
+        row = batch.req_id_to_index[request_id]
+        first = int(batch.num_computed_tokens_cpu[row])
+        return np.arange(first, first + int(starts[row + 1] - starts[row]))
+
+    def _end_loading(self) -> None:
+        if self._loading is None:
+            return
+        if not self._loading.is_done:
+            logger.error(
+                "a model's layers have not asked for all that was loaded: its prompts are recomputed"
+            )
+            self._failed_blocks |= self._resorts
+        self._link.loaded()
+        self._loading = None
+        self._resorts = set()
+
+    def _block_ids(self, request_id: str) -> Positions:
         batch = self._runner.input_batch
         row = batch.req_id_to_index[request_id]
-        return torch.from_numpy(batch.block_table[0].get_numpy_array()[row]).to(torch.int64)
+        ids: Positions = batch.block_table[0].get_numpy_array()[row].astype(np.int64)
+        return ids
 
     def failed_blocks(self) -> set[int]:
         """Device blocks that could not be filled since the last call: their tokens must be computed."""
@@ -161,6 +208,7 @@ class ChunkMover:
 
     def finish(self) -> None:
         """The step is computed."""
+        self._end_loading()
         if self._tap is not None:
             self._tap.close()
             self._tap = None

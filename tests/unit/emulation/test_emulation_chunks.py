@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from tier_engines import BLOCK, H100, drain
 
 from mygo.emulation.engine import EmulatedCore
@@ -28,10 +29,12 @@ DOCUMENT_TOKENS = 2048
 QUESTION_TOKENS = 64
 
 
-def core(host_documents: float = 100, disk_documents: float = 0) -> EmulatedCore:
+def core(host_documents: float = 100, disk_documents: float = 0, *, layerwise: bool = True) -> EmulatedCore:
     document_bytes = DOCUMENT_TOKENS * H100.kv_bytes_per_token
     chunks = ChunkSettings(
-        host_bytes=int(host_documents * document_bytes), disk_bytes=int(disk_documents * document_bytes)
+        host_bytes=int(host_documents * document_bytes),
+        disk_bytes=int(disk_documents * document_bytes),
+        layerwise=layerwise,
     )
     return EmulatedCore(EngineSettings(65_536, BLOCK, chunks=chunks), H100, WorkerId("w"))
 
@@ -69,6 +72,19 @@ def test_moved_documents_are_loaded_but_for_their_repair() -> None:
     assert computed_tokens == DOCUMENT_TOKENS + use.repaired_tokens + QUESTION_TOKENS
     load_s = use.loaded_tokens * H100.host_load_s_per_token
     assert load_s < took_s < 0.6 * cold_s
+
+
+def test_loads_hide_behind_the_computation_but_for_the_first_layers_part() -> None:
+    took_s: dict[bool, float] = {}
+    for layerwise in (True, False):
+        engine = core(layerwise=layerwise)
+        serve(engine, request("1", "abcd"))
+        use, computed_tokens, took_s[layerwise] = serve(engine, request("2", "dcba"))
+        # repaired tokens travel with the others
+        load_s = (use.loaded_tokens + use.repaired_tokens) * H100.host_load_s_per_token
+        assert computed_tokens > 1_000, "computing takes longer than loading"
+    hidden_s = load_s * (1 - 1 / H100.layers)
+    assert took_s[False] - took_s[True] == pytest.approx(hidden_s, rel=1e-6)
 
 
 def test_document_that_is_computed_among_reused_ones_is_kept() -> None:

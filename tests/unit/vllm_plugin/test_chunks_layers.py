@@ -33,8 +33,9 @@ class _Impl:
 class _Attention(Attention):  # type: ignore[misc]
     """vLLM's, with what chunks use of it."""
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, heads: int, name: str) -> None:
         nn.Module.__init__(self)
+        self.layer_name = name
         self.num_kv_heads, self.head_size = heads, HEAD_SIZE
         self.attn_backend = SimpleNamespace(get_name=lambda: "CPU_ATTN")
         self.impl = _Impl()
@@ -45,10 +46,10 @@ class _Attention(Attention):  # type: ignore[misc]
 
 
 class _Layer(nn.Module):
-    def __init__(self, heads: int, rotary: nn.Module) -> None:
+    def __init__(self, heads: int, rotary: nn.Module, name: str) -> None:
         super().__init__()
         self.rotary_emb = rotary
-        self.attn = _Attention(heads)
+        self.attn = _Attention(heads, name)
 
     def forward(self, positions: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         _, turned = self.rotary_emb(positions, torch.zeros_like(keys), keys)
@@ -62,7 +63,7 @@ class Rank:
     def __init__(self, heads: slice, rotary: nn.Module) -> None:
         self.heads = heads
         count = heads.stop - heads.start
-        self.model = nn.ModuleList(_Layer(count, rotary) for _ in range(LAYERS))
+        self.model = nn.ModuleList(_Layer(count, rotary, f"layer.{n}") for n in range(LAYERS))
         self.layers = Layers(self.model)
 
     def of(self, kv: torch.Tensor) -> torch.Tensor:
@@ -93,9 +94,10 @@ def test_ranks_write_what_one_rank_would_when_each_turns_its_own_heads(
     generator = torch.Generator().manual_seed(1)
     kv = torch.randn(LAYERS, 2, 5, HEADS * HEAD_SIZE, generator=generator)
     positions, slots = torch.tensor([3, 9, 10, 40, 63]), torch.tensor([30, 2, 3, 17, 0])
-    whole.layers.write(kv, positions, slots)
-    for part in parts:
-        part.layers.write(part.of(kv), positions, slots)
+    for rank in (whole, *parts):
+        own = rank.of(kv)
+        for number in range(LAYERS):
+            rank.layers.write(number, own[number, KEYS].clone(), own[number, VALUES], positions, slots)
     assert torch.equal(torch.cat([part.cache for part in parts], dim=3), whole.cache)
     assert not torch.equal(whole.cache[:, slots, 0].flatten(-2), kv[:, 0]), "keys are turned"
     assert torch.equal(whole.cache[:, slots, 1].flatten(-2), kv[:, 1])
