@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         size = _size(options)
-        setting = Setting(options.profile, options.output_scale)
+        setting = Setting(options.profile, options.output_scale, options.step_tokens)
         profile = profiles.load(setting.profile)
         commit = revision()
         store = Store(
@@ -172,6 +172,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--ablations", action=argparse.BooleanOptionalAction, default=None, help="at the middle load")
     add("--profile", default="llama-3-8b-h100", help="of the emulated engine: a name, or a JSON file")
     add("--output-scale", type=types.positive, default=0.1, help="factor on the length of answers (0.1)")
+    add("--step-tokens", type=types.count, default=2_048, help="of an engine step, for all systems (2048)")
     add("--jobs", type=types.count, default=1, help="processes")
     add("--out", type=Path, help="folder of the study (results/tiers/<commit>/smoke or full)")
     options = parser.parse_args(arguments)

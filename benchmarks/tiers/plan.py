@@ -118,6 +118,8 @@ class Setting:
 
     profile: str
     output_scale: float
+    step_tokens: int = 2_048
+    """As MyGO ships for GPUs."""
     device_share: float = 0.05
     """Of the working set, as the next two."""
     host_share: float = 0.10
@@ -170,6 +172,7 @@ def engine_settings(
         )
     return EngineSettings(
         device_tokens=max(round(setting.device_share * working_set), LARGEST_PROMPTS * largest),
+        step_tokens=setting.step_tokens,
         tiers=tiers,
         sibling_hold=system.is_ours,
         vllm_offloading=system.has_tiers and not system.is_ours,

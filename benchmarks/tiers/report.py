@@ -73,7 +73,8 @@ def markdown(
         f"and {disk_us:.1f} us from disk. {validation}",
         f"Memory, as shares of the working set: device {setting.device_share:.0%}, host "
         f"{setting.host_share:.0%}, disk {setting.disk_share:.0%}; answers scaled by "
-        f"{setting.output_scale:g}. Prompts and documents' order are the same for all. Loads are shares of "
+        f"{setting.output_scale:g}. Prompts, documents' order and steps of at most {setting.step_tokens} "
+        "tokens are the same for all. Loads are shares of "
         f"what a closed loop of {CLIENTS} clients gets through vLLM's native offloading (LRU). The promise "
         f"is {SLO_FACTOR} times the mean TTFT of prompts that are computed alone; goodput counts requests "
         "that keep it. Intervals (95 %) resample seeds.",

@@ -148,6 +148,8 @@ def _ray_options(config: Config) -> dict[str, Any]:
         }
     cores = os.cpu_count() or 1
     return {
+        # not a cluster that somebody has started on this machine: that is joined by its address only
+        "address": "local",
         # a worker reserves one logical CPU: a machine with fewer cores than workers may still run them
         "num_cpus": max(cores, config.workers.replicas),
         "object_store_memory": OBJECT_STORE_BYTES,
