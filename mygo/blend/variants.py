@@ -107,11 +107,15 @@ class Variant:
         if order and sorted(order) != list(range(self.tokens)):
             raise ValueError(f"a ranking must name each of {self.tokens} tokens once")
 
-    def has_seen(self, documents: Collection[DocumentTag]) -> bool:
-        """Whether it is of one of them, or one of them has left something in it, if only in its ranking."""
+    @property
+    def sources(self) -> frozenset[DocumentTag]:
+        """Its document, and all that have left something in it, if only in its ranking."""
         ranked_by = self.ranking.seen if self.ranking is not None else ()
-        beside = any(each in documents for each in ranked_by)
-        return self.document in documents or beside or self.birth.has_seen(documents)
+        return frozenset((self.document, *self.birth.before, *self.birth.seen, *ranked_by))
+
+    def has_seen(self, documents: Collection[DocumentTag]) -> bool:
+        """Whether it is of one of them, or one of them has left something in it."""
+        return not self.sources.isdisjoint(documents)
 
 
 @dataclass(frozen=True, slots=True)

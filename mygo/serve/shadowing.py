@@ -29,6 +29,9 @@ MOST_WAITING = 1
 PATIENCE_S = 10.0
 """A comparison that has not begun by then is dropped: the engine is busy, and knows less and less of it."""
 POLL_S = 0.05
+MOST_DROPPED = 10
+"""In a row: the next comparison is made however busy the engine is, or nobody would notice while it is always
+busy that blends are not good any more."""
 
 
 class Outcome(StrEnum):
@@ -76,22 +79,29 @@ class Shadows:
         self._record = record
         self._clock = clock
         self._tickets: asyncio.Queue[Ticket] = asyncio.Queue(QUEUED)
+        self._dropped = 0
+        """Since the last one that was not."""
 
     def offer(self, request: GenerateRequest, number: int) -> None:
         """An answer came with a ticket."""
         try:
             self._tickets.put_nowait(Ticket(request, number, self._clock()))
         except asyncio.QueueFull:
-            self._record(Outcome.DROPPED, 0)
+            self._drop()
 
     async def run(self) -> None:
         """Compare, one after the other. Ends when cancelled."""
         while True:
             ticket = await self._tickets.get()
-            if await self._has_time(ticket):
+            if self._dropped >= MOST_DROPPED or await self._has_time(ticket):
+                self._dropped = 0
                 await self._settle(ticket)
             else:
-                self._record(Outcome.DROPPED, 0)
+                self._drop()
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        self._record(Outcome.DROPPED, 0)
 
     async def _has_time(self, ticket: Ticket) -> bool:
         while self._clock() - ticket.taken_s < PATIENCE_S:

@@ -172,16 +172,16 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                 identity.isolate(request, block * self._cache.block_tokens // self._cache.hash_tokens)
         ends = [span.end_tokens for span in segments.spans] if segments is not None else []
         device_tokens = self._tiers.begin(request, ends)
+        if self._reporter is not None and segments is not None:
+            # behind what is shared, and where chunks are reused, blocks are not what the keys promise
+            if shared == len(segments.spans):
+                self._maps[request.request_id] = segments
+            self._ledger.begin(request.request_id, segments.spans[:shared], self._cache.hashes(request))
         if segments is not None and shared == len(segments.spans):
             self._chunks.begin(request, segments)
         if self._reporter is not None:
             self._requests[request.request_id] = self._prefilling[request.request_id] = request
             self._uncomputed_tokens[request.request_id] = request.num_prompt_tokens - device_tokens
-            if segments is not None:
-                # behind what is shared, blocks are not those that the segments' keys promise
-                if shared == len(segments.spans):
-                    self._maps[request.request_id] = segments
-                self._ledger.begin(request.request_id, segments.spans[:shared], self._cache.hashes(request))
             self._reporter.publish([], self._load())
 
     def get_num_new_matched_tokens(
@@ -208,10 +208,10 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         self._siblings.admitted(request)
         chunk_tokens = self._chunks.loaded_tokens(request) if num_external_tokens else 0
         self._tiers.admitted(request, blocks, num_external_tokens - chunk_tokens)
-        renamed = self._chunks.admitted(request)
-        if renamed is not None and request.request_id in self._requests:
+        named = self._chunks.admitted(request)
+        if named is not None and request.request_id in self._requests:
             self._ledger.finish(request.request_id)
-            self._ledger.begin(request.request_id, renamed, self._cache.hashes(request))
+            self._ledger.begin(request.request_id, named.spans, self._cache.hashes(request), named.seen)
 
     def get_external_cache_hit_sources(
         self, request: Request, num_external_tokens: int
@@ -267,7 +267,7 @@ class MygoConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
                     answers.append(Done(command.number, seen))
                 case Purge():
                     self._retirement.purge(command.tags)
-                    self._chunks.purge(command.tags)
+                    self._retirement.doom(self._chunks.purge(command.tags))
                     answers.append(Done(command.number))
                 case Observe() | Assess():
                     answers.append(self._chunks.obey(command))

@@ -59,7 +59,7 @@ class _Node:
     salt: str
     tag: str
     tags: frozenset[str]
-    """Those of all passages on the path, its own included."""
+    """Those of all passages on the path, its own included, and of what has left something in them."""
     live: int = 0
     """Unfinished requests that have this segment in their prompt."""
     reported: _Held = _NOTHING
@@ -99,18 +99,27 @@ class Ledger:
 
     # --- requests ------------------------------------------------------------------------------
 
-    def begin(self, request_id: str, spans: Sequence[SegmentSpan], block_hashes: Sequence[bytes]) -> None:
-        """A request came: register its path. ``block_hashes`` are those of its full blocks.
+    def begin(
+        self,
+        request_id: str,
+        spans: Sequence[SegmentSpan],
+        block_hashes: Sequence[bytes],
+        seen: Sequence[frozenset[str]] = (),
+    ) -> None:
+        """A request came: register its path. ``block_hashes`` are those of its full blocks, as they are under
+        these names. ``seen``: by segment, tags of passages that are not on the path and have left something
+        in it.
 
         The request keeps its segments registered until ``finish``.
         """
         path: list[_Node] = []
         parent: SegmentKey | None = None
         start_tokens = 0
-        for span in spans:
-            node = self._register(
-                span, parent, start_tokens, block_hashes, path[-1].tags if path else _NO_TAGS
-            )
+        for number, span in enumerate(spans):
+            before = path[-1].tags if path else _NO_TAGS
+            if seen:
+                before |= seen[number]
+            node = self._register(span, parent, start_tokens, block_hashes, before)
             node.live += 1
             path.append(node)
             parent, start_tokens = span.key, span.end_tokens

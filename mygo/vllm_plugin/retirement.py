@@ -7,7 +7,7 @@ is purged: they are served, but share nothing of it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from vllm.v1.request import Request
 
@@ -34,7 +34,7 @@ class Retirement:
         self._live: dict[str, tuple[Request, Sequence[SegmentSpan]]] = {}
         """Requests with a segment map."""
         self._doomed: dict[str, int] = {}
-        """Live requests that hold a purged passage, and the number of their first block with some of it."""
+        """Live requests that have seen a purged passage, and their first block with some of it."""
 
     def purge(self, tags: Collection[str]) -> None:
         """Let go of everything that was computed in sight of passages with these tags."""
@@ -50,6 +50,11 @@ class Retirement:
             first = next((i for i, span in enumerate(spans) if span.tag in wanted), None)
             if first is not None:
                 self._doom(request_id, self._block_at(spans, first))
+
+    def doom(self, requests: Mapping[str, int]) -> None:
+        """Live requests that reuse something computed in sight of what was purged, from these tokens on."""
+        for request_id, start_tokens in requests.items():
+            self._doom(request_id, start_tokens // self._cache.block_tokens)
 
     def begin(self, request: Request, spans: Sequence[SegmentSpan]) -> int:
         """A request came. Returns how many of its leading segments it may share with others: all of them,

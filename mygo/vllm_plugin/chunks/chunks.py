@@ -10,7 +10,6 @@ missing: so the count that it hashes by is held back.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -25,7 +24,6 @@ from vllm.v1.request import Request
 
 from mygo.blend.selection import Method
 from mygo.blend.variants import BirthKind, DocumentTag, Namespace
-from mygo.types import SegmentKey, SegmentSpan
 from mygo.vllm_plugin.chunks import documents
 from mygo.vllm_plugin.chunks.captures import Captures
 from mygo.vllm_plugin.chunks.comparing import end_tokens
@@ -34,6 +32,7 @@ from mygo.vllm_plugin.chunks.holdings import Holdings
 from mygo.vllm_plugin.chunks.layout import Layout
 from mygo.vllm_plugin.chunks.link import held_bytes
 from mygo.vllm_plugin.chunks.live import Live, Reused
+from mygo.vllm_plugin.chunks.naming import Named, named
 from mygo.vllm_plugin.chunks.planning import Planner
 from mygo.vllm_plugin.chunks.quality import Quality
 from mygo.vllm_plugin.chunks.step import ChunkStep
@@ -131,7 +130,8 @@ class Chunks:
             list(self._cache.hashes(request)),
         )
         if segments.reuse is Reuse.BLEND:
-            self._planner.settle(live)
+            if self._planner.settle(live):
+                self._tiers.renamed(request)
             live.cached_tokens = self._planner.device_tokens(live)
             self._fetch(live, self._layout(live))
 
@@ -159,8 +159,13 @@ class Chunks:
         live.layout = None
         if live.segments.reuse is not Reuse.BLEND:
             return 0
-        if self._planner.settle(live) and self._planner.device_tokens(live) != device_tokens:
-            return None
+        # what was looked up, and found in any tier
+        found = self._cache.hashes(request)[: live.cached_tokens // self._cache.block_tokens]
+        if self._planner.settle(live):
+            self._tiers.renamed(request)
+            still_found = self._cache.hashes(request)[: len(found)] == found
+            if not still_found or self._planner.device_tokens(live) != device_tokens:
+                return None
         layout = self._layout(live)
         if not self._fetch(live, layout):
             return None
@@ -193,18 +198,18 @@ class Chunks:
         live = self._live.get(request.request_id)
         return live.layout.loaded_tokens if live is not None and live.layout is not None else 0
 
-    def admitted(self, request: Request) -> list[SegmentSpan] | None:
-        """The request got its blocks. If some of them are approximate, returns its segments under the names
-        that they have by it."""
+    def admitted(self, request: Request) -> Named | None:
+        """The request got its blocks. Returns what its segments are called from now on, unless that is as
+        before."""
         live = self._live.get(request.request_id)
         self._unheard.admitted(request, live.layout if live is not None else None)
         if live is None:
             return None
         self._end_admission(live)
-        if live.matches:
-            self._holdings.used(live.matches)
         layout = live.layout
         is_first = live.reused is None
+        if live.matches and is_first:
+            self._holdings.used(live.matches)
         if live.reused is None:
             counts = (layout.loaded_tokens, layout.repaired_tokens) if layout is not None else (0, 0)
             live.reused = Reused(*counts, approximate=False, ticket=self._quality.admitted(live))
@@ -226,7 +231,10 @@ class Chunks:
             self._active[request.request_id] = live
         if live.tags or live.segments.filler:
             self._tiers.keep_out(request.request_id)
-        return _renamed(live) if live.tags else None
+        if live.tags == live.named_by:
+            return None
+        live.named_by = live.tags
+        return named(live)
 
     def finished(self, request: Request) -> Reused | None:
         """The request is over, in whatever way. None if it had no documents, or was never admitted."""
@@ -316,17 +324,21 @@ class Chunks:
 
     # --- deleted passages ------------------------------------------------------------------------
 
-    def purge(self, tags: Collection[str]) -> None:
-        """Let go of everything that was computed in sight of passages with these tags."""
+    def purge(self, tags: Collection[str]) -> dict[str, int]:
+        """Let go of everything that was computed in sight of passages with these tags. Returns requests under
+        way that reuse some of it, and the token of each from which on they do."""
         gone = frozenset(map(DocumentTag, tags))
         self._quality.forget(gone)
         self._holdings.purge(gone)
-        for live in self._live.values():
-            here = any(slot.document in gone for slot in live.slots)
-            ranked = any(each in gone for _, each in live.ranked_by())
-            if here or ranked or any(variant.has_seen(gone) for _, variant in live.reuses()):
+        doomed: dict[str, int] = {}
+        for request_id, live in self._live.items():
+            starts = [start_tokens for start_tokens, seen in live.seen() if not gone.isdisjoint(seen)]
+            if starts and live.named_by:  # admitted with it
+                doomed[request_id] = min(starts)
+            if starts or any(slot.document in gone for slot in live.slots):
                 live.retired = True
                 self._captures.give_up(live)
+        return doomed
 
     # --- how good it is --------------------------------------------------------------------------
 
@@ -361,19 +373,6 @@ class Chunks:
         for live in self._live.values():
             if live.capturing:
                 self._captures.give_up(live)
-
-
-def _renamed(live: Live) -> list[SegmentSpan]:
-    """Segments that own approximate blocks, under keys that no exact prompt asks for."""
-    first_tokens = live.tags[0][0]
-    spans: list[SegmentSpan] = []
-    for span in live.segments.spans:
-        if span.end_tokens > first_tokens:
-            seen = "".join(tag for start_tokens, tag in live.tags if start_tokens < span.end_tokens)
-            digest = hashlib.blake2b((span.key + seen).encode(), digest_size=16)
-            span = replace(span, key=SegmentKey(digest.hexdigest()))
-        spans.append(span)
-    return spans
 
 
 def _token_bytes(kv_cache_config: KVCacheConfig) -> int:

@@ -49,11 +49,23 @@ class Holdings:
         """By the step that is being planned, last, and those before it."""
         self.next_step = ChunkStep(home=home)
         """What the workers are told with the next step; whoever plans it fills in the rest."""
-        for variant in home.files(rank=0).variants() if home is not None else ():
-            self._keep_on_disk(variant)
+        if home is not None:
+            self._find(home)
 
     def __repr__(self) -> str:
         return f"Holdings({self._catalog!r}, {len(self._in_memory)} in memory, {len(self._fetching)} coming)"
+
+    def _find(self, home: ChunkHome) -> None:
+        """Take over what an earlier engine left on disk. What nobody would know of is deleted: it would stay
+        when its document is."""
+        found = home.files(rank=0).variants()
+        for variant in found:
+            if not self._keep_on_disk(variant):
+                self.next_step.erased.append(variant.key)
+        known = {variant.key for variant in found}
+        for rank in range(1, self._ranks):
+            left = (variant.key for variant in home.files(rank).variants())
+            self.next_step.erased += [key for key in left if key not in known]
 
     # --- what is there ---------------------------------------------------------------------------
 
@@ -116,9 +128,11 @@ class Holdings:
             self._in_memory.discard(key)
             self._outdated(key)  # other ranks may have their part
         for key in report.lost:
+            # other ranks may have their part, on disk as in memory
             self._catalog.drop(key, Tier.DISK)
+            self.next_step.erased.append(key)
             if self._fetching.pop(key, None) is not None:
-                self._outdated(key)  # other ranks may have their part
+                self._outdated(key)
         for key, ranking in report.rankings.items():
             self._catalog.rank(key, ranking)
         for key, ranks in report.read.items():

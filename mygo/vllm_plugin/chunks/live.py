@@ -60,6 +60,8 @@ class Live:
     """Of the prompt's full blocks, if all of it is computed exactly."""
     tags: list[tuple[int, str]] = field(default_factory=list)
     """Where its blocks stop being exact, and what they are shared as from there on."""
+    named_by: list[tuple[int, str]] = field(default_factory=list)
+    """The tags by which its segments were named last: none, for names that exact prompts share."""
     generation: int = 0
     """The guard's, of which the tags are."""
     matches: Sequence[Match] = ()
@@ -89,6 +91,15 @@ class Live:
         """What is reused, and where it begins, as of the last plan."""
         pieces = self.plan.pieces if self.plan is not None else ()
         return [(piece.start_tokens, piece.variant) for piece in pieces if piece.variant is not None]
+
+    def seen(self) -> list[tuple[int, frozenset[DocumentTag]]]:
+        """The documents that have left something in what is reused, and where that begins, in order."""
+        pieces = self.plan.pieces if self.plan is not None else ()
+        return [
+            (piece.start_tokens, piece.variant.sources | frozenset(piece.match.ranked_by))
+            for piece in pieces
+            if piece.match is not None and piece.variant is not None
+        ]
 
     def ranked_by(self) -> list[tuple[int, DocumentTag]]:
         """What has had a say in which tokens of what is reused are computed, and where that begins."""

@@ -69,12 +69,15 @@ class Planner:
             live.plan = self._ticketed(live, live.segments.ticket)
             return
         cached_tokens = self._exact_tokens(live)
-        live.matches = blend.match(
+        matches = blend.match(
             live.slots,
             prompt_tokens=live.request.num_tokens,
             cached_tokens=cached_tokens,
             find=lambda document, domains: self._usable(live.namespace, document, domains),
         )
+        # the rest of a block is not worth an approximation
+        least_tokens = self._cache.block_tokens
+        live.matches = [each for each in matches if each.end_tokens - each.start_tokens >= least_tokens]
         repair = live.segments.repair or self._repair
         live.plan = self._priced(live, live.matches, cached_tokens, repair)
         if live.plan is None or not inexact(live.plan) or live.segments.repair is not None:

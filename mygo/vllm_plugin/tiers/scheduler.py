@@ -8,7 +8,6 @@ sooner still.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from copy import copy
 from itertools import groupby
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from mygo.tree.loading import Link, LoadPlan, Run, plan_load
 from mygo.types import Tier
 from mygo.vllm_plugin.disk.records import Presence
 from mygo.vllm_plugin.disk.tier import DiskTier
+from mygo.vllm_plugin.tiers.barred import Barred
 from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.tiers.demotion import Demotion
 from mygo.vllm_plugin.tiers.disk_order import DiskOrder
@@ -113,9 +113,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         self.links = Links(self._disk)
         self._offers: dict[str, Offer] = {}
         """What was last found and decided for each request that is not admitted yet."""
-        self._kept_out: set[str] = set()
-        """Requests of which nothing is stored."""
-        self._held_back: set[str] = set()  # for now, until all of them is computed
+        self.barred = Barred()
         self._stored: set[str] = set()
         """Running requests of which all is stored that ever will be."""
         self._purges = False
@@ -306,13 +304,12 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
         if self._disk is not None:
             self._disk.tags_of = tags_of
 
-    def keep_out(self, request_id: str) -> None:
-        """Store nothing more of a live request."""
-        self._kept_out.add(request_id)
-
-    def hold_back(self, request_id: str, *, is_held: bool) -> None:
-        """See ``Tiers.hold_back``."""
-        (self._held_back.add if is_held else self._held_back.discard)(request_id)
+    def renamed(self, request_id: str) -> None:
+        """See ``Tiers.renamed``: vLLM's keys are made of the hashes that it had when it was looked up."""
+        status = self._req_status[request_id]
+        for state in status.group_states:
+            state.offload_keys.clear()
+        status.update_offload_keys()
 
     def _free(self, gone: list[tuple[OffloadKey, ChunkStatus]]) -> None:
         primary = self.manager.primary_tier
@@ -323,17 +320,7 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             primary.events.append(OffloadingEvent([key for key, _ in gone], primary.medium, removed=True))
 
     def _build_store_jobs(self, scheduler_output: SchedulerOutput) -> Any:
-        """vLLM stores nothing of a request that is loading: what this step computes goes with a later one."""
-        barred = self._loading() | self._kept_out | self._held_back
-        if barred:
-            scheduler_output = copy(scheduler_output)
-            scheduler_output.num_scheduled_tokens = {
-                request_id: tokens
-                for request_id, tokens in scheduler_output.num_scheduled_tokens.items()
-                if request_id not in barred
-            }
-            scheduler_output.finished_req_ids = scheduler_output.finished_req_ids - barred
-        return super()._build_store_jobs(scheduler_output)
+        return super()._build_store_jobs(self.barred.without(scheduler_output, self._loading()))
 
     def _is_stored(self, request_id: str) -> bool:
         """All of it that vLLM stores: prompts only, as an answer is part of the next turn's."""
@@ -377,8 +364,8 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             # over when the step that reads them is, and so before the blocks are used again.
             scheduler_output.preempted_req_ids = scheduler_output.preempted_req_ids - self._loading()
         meta = super().build_connector_meta(scheduler_output)
-        for known in (self._kept_out, self._held_back, self._stored):
-            known -= scheduler_output.finished_req_ids
+        self._stored -= scheduler_output.finished_req_ids
+        self.barred.forget(scheduler_output.finished_req_ids, self._req_status.keys())
         self._settle()
         jobs, self._layerwise_jobs = self._layerwise_jobs, set()
         return TierMetadata(meta.load_jobs, meta.store_jobs, meta.jobs_to_flush, jobs)

@@ -274,12 +274,17 @@ class Tiers:
     def keep_out(self, request_id: str) -> None:
         """Store nothing more of a live request."""
         if self._offload is not None:
-            self._offload.keep_out(request_id)
+            self._offload.barred.keep_out(request_id)
+
+    def renamed(self, request: Request) -> None:
+        """The request, which waits, has other block hashes from now on."""
+        if self._offload is not None:
+            self._offload.renamed(request.request_id)
 
     def hold_back(self, request_id: str, *, is_held: bool) -> None:
         """Store nothing of a request while the scheduler counts as computed what is not."""
         if self._offload is not None:
-            self._offload.hold_back(request_id, is_held=is_held)
+            self._offload.barred.hold_back(request_id, is_held=is_held)
 
     # --- figures ---------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,9 +21,10 @@ from mygo.types import (
     Reuse,
     Sampling,
     SegmentSpan,
+    Tier,
     WorkerId,
 )
-from mygo.vllm_plugin.settings import ChunkSettings
+from mygo.vllm_plugin.settings import ChunkSettings, TierSettings
 
 DOCUMENT_TOKENS = 2048
 QUESTION_TOKENS = 64
@@ -126,3 +127,53 @@ def test_documents_are_computed_when_links_are_slower_than_computing() -> None:
         )
     use, _, _ = serve(engine, request("30", "bdca"))
     assert use.loaded_tokens == 0
+
+
+def test_waiting_request_is_stored_as_what_it_becomes() -> None:
+    """It came when all its documents were held, and found them gone at its turn: then it is exact, and so are
+    the names under which slower tiers keep it."""
+    document_bytes = DOCUMENT_TOKENS * H100.kv_bytes_per_token
+    settings = EngineSettings(
+        65_536,
+        BLOCK,
+        max_running=1,
+        chunks=ChunkSettings(host_bytes=100 * document_bytes),
+        tiers=TierSettings(host_bytes=100 * document_bytes),
+    )
+    engine = EmulatedCore(settings, H100, WorkerId("w"))
+    serve(engine, request("1", "abcd"))
+    connector = engine._scheduler._scheduler.connector
+    engine.add(replace(request("2", "wxyz"), sampling=Sampling(max_tokens=50)), 20.0)
+    engine.add(request("3", "dcba"), 20.0)
+    _advance(engine, lambda: "3" in connector._chunks._live)
+    waiting = connector._chunks._live["3"]
+    assert waiting.tags
+    approximate = list(waiting.request.block_hashes)
+    connector._chunks._holdings.purge([slot.document for slot in waiting.slots])
+    drain(engine)
+    exact = waiting.request.block_hashes
+    last = 4 * DOCUMENT_TOKENS // BLOCK
+    assert not waiting.tags and exact[last] != approximate[last]
+    assert connector._tiers.tier_of(exact[last]) is Tier.HOST
+    assert connector._tiers.tier_of(approximate[last]) is None
+
+
+def test_request_that_is_gone_is_not_kept_out_for_ever() -> None:
+    settings = EngineSettings(65_536, BLOCK, tiers=TierSettings(host_bytes=2**32))
+    engine = EmulatedCore(settings, H100, WorkerId("w"))
+    tiers = engine._scheduler._scheduler.connector._tiers
+    engine.add(replace(request("1", "ab"), sampling=Sampling(max_tokens=50)), 0.0)
+    _advance(engine, lambda: tiers._live)
+    for name in ("1", "gone"):
+        tiers.keep_out(name)
+    _advance(engine, lambda: tiers._offload.barred._kept_out == {"1"})
+    drain(engine)
+    assert not tiers._offload.barred._kept_out
+
+
+def _advance(engine: EmulatedCore, until: Callable[[], object]) -> None:
+    for _ in range(1_000):
+        if until():
+            return
+        engine.advance(engine.next_event_s)
+    raise AssertionError("it does not come to that")

@@ -135,6 +135,23 @@ def test_comparison_is_dropped_when_the_engine_stays_busy() -> None:
     assert not engine.probed
 
 
+def test_some_comparisons_are_made_however_long_the_engine_stays_busy() -> None:
+    engine = Engine()
+    engine.waiting = 5
+
+    async def during() -> None:
+        for number in range(2 * shadowing.MOST_DROPPED):
+            engine.shadows.offer(_request(), number)
+            dropped = engine.outcomes.total()
+            await asyncio.sleep(0.002)
+            engine.now_s += shadowing.PATIENCE_S
+            await _until(lambda dropped=dropped: engine.outcomes.total() > dropped)  # type: ignore[misc]
+
+    _run(engine, during)
+    assert [ticket for ticket, _ in engine.observed] == [shadowing.MOST_DROPPED]
+    assert engine.outcomes[Outcome.DROPPED] == 2 * shadowing.MOST_DROPPED - 1
+
+
 def test_nothing_is_told_when_nothing_was_blended() -> None:
     """Scenario: the documents left the cache meanwhile. Exact against exact would be proof of nothing."""
     engine = Engine()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -172,3 +173,40 @@ def test_other_ranks_let_go_of_a_chunk_that_one_rank_has_lost() -> None:
 
 TestHoldings = Workers.TestCase
 TestHoldings.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def _home(folder: Path) -> ChunkHome:
+    return ChunkHome(folder, b"n" * 32)
+
+
+def _write(home: ChunkHome, variant: Variant, *ranks: int) -> None:
+    for rank in ranks:
+        home.files(rank).write(variant, torch.zeros(10))
+
+
+def test_what_a_smaller_disk_does_not_take_is_erased(tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    for variant in VARIANTS[:3]:
+        _write(home, variant, 0)
+    holdings = Holdings(ChunkSettings(host_bytes=600, disk_path="-", disk_bytes=150), home, 1)
+    left = {variant.key for variant in VARIANTS[:3]} - {*holdings.next_step.erased}
+    assert len(left) == 1 and len(holdings.next_step.erased) == 2
+    assert holdings.is_leaving
+
+
+def test_part_of_which_the_first_rank_has_nothing_is_erased(tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    _write(home, VARIANTS[0], 0, 1)
+    _write(home, VARIANTS[3], 1)
+    holdings = Holdings(ChunkSettings(host_bytes=600, disk_path="-", disk_bytes=1000), home, RANKS)
+    assert holdings.next_step.erased == [VARIANTS[3].key]
+
+
+def test_other_ranks_parts_are_erased_when_one_has_lost_its_own(tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    _write(home, VARIANTS[0], 0, 1)
+    holdings = Holdings(ChunkSettings(host_bytes=600, disk_path="-", disk_bytes=1000), home, RANKS)
+    holdings.fetch([VARIANTS[0]])
+    holdings.heard(ChunkReport(lost={VARIANTS[0].key}))
+    assert holdings.next_step.erased == [VARIANTS[0].key]
+    assert holdings.wants(VARIANTS[0])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chunk_served import CHUNKS, DOCUMENT_TOKENS, QUESTION, SYSTEM, Served, name_of
 
 from mygo.blend.guard import Guard
 from mygo.blend.selection import Method, Repair
-from mygo.blend.variants import DocumentTag, Variant
+from mygo.blend.variants import DocumentTag
 from mygo.blend.verdicts import Action, Decision, Divergence
 from mygo.errors import BadRequest
 from mygo.types import SegmentKey, SegmentSpan, WorkerId, WorkerLoad
@@ -25,71 +25,8 @@ from mygo.vllm_plugin.settings import ChunkSettings, PluginSettings, engine_argu
 from mygo.vllm_plugin.tiers.counters import TierCounters
 from mygo.vllm_plugin.wire import Assess, Hello, Observe
 
-DOCUMENT_TOKENS = 16
-CHUNKS = ChunkSettings(host_bytes=2**24, repair_share=0.25, floor_tokens=1)
-SYSTEM = [3] * 5
-QUESTION = [4] * 3
-DOCUMENTS = {name: [10 + 16 * i + j for j in range(DOCUMENT_TOKENS)] for i, name in enumerate("abc")}
 BAD = Divergence(first_token_kl=1.0, top1_agreement=0.0, overlap=0.0)
 GOOD = Divergence(first_token_kl=0.0, top1_agreement=1.0, overlap=1.0)
-
-
-def _name(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-class Served:
-    """An engine in which documents a and b were computed one behind the other, and kept."""
-
-    def __init__(self, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.engine = engine
-        self.told: dict[str, Any] = {}
-        self._count = 0
-        connector = engine.connector
-        finished = connector.request_finished_all_groups
-
-        def finish(request: Any, blocks: Any) -> Any:
-            held, told = finished(request, blocks)
-            mygo = (told or {}).get("mygo", {})
-            self.told[request.request_id] = mygo.get("chunks", {}) | {"ticket": mygo.get("ticket")}
-            return held, told
-
-        monkeypatch.setattr(connector, "request_finished_all_groups", finish)
-        self.ask("ab", reuse="exact")
-        self.forget_device()
-
-    @property
-    def quality(self) -> Quality:
-        quality: Quality = self.engine.connector._chunks._quality
-        return quality
-
-    @property
-    def guard(self) -> Guard:
-        assert self.quality._guard is not None
-        return self.quality._guard
-
-    def held(self, name: str) -> list[Variant]:
-        catalog = self.engine.connector._chunks._holdings._catalog
-        return [held.variant for held in catalog.held(_name(name), {"salt"})]
-
-    def forget_device(self) -> None:
-        assert self.engine.scheduler.reset_prefix_cache()
-
-    def ask(self, names: str, question: Sequence[int] = QUESTION, **more: Any) -> Any:
-        """What is told of chunks with the answer; ``computed`` prompt tokens beside it."""
-        ids, path = list(SYSTEM), [(_name("system"), len(SYSTEM), "salt", "")]
-        for name in names:
-            ids += DOCUMENTS[name]
-            path.append((_name(f"{path[-1][0]} {name}"), len(ids), "salt", _name(name)))
-        ids += question
-        path.append((_name(f"{path[-1][0]} {question}"), len(ids), "salt", ""))
-        self._count += 1
-        before = self.engine.computed_tokens
-        self.engine.add(str(self._count), ids, spans=path, **{"reuse": "blend"} | more)
-        self.engine.drain()
-        told = self.told[str(self._count)]
-        return told | {"computed": self.engine.computed_tokens - before}
-
 
 PROMPT_TOKENS = len(SYSTEM) + 2 * DOCUMENT_TOKENS + len(QUESTION)
 EXACT = {"loaded_tokens": 0, "repaired_tokens": 0, "approximate": False, "computed": PROMPT_TOKENS}
@@ -175,10 +112,10 @@ def test_request_is_served_exactly_when_the_guard_fails(make: Make, monkeypatch:
 def test_document_that_is_off_is_neither_reused_nor_kept(make: Make, decides: Decides) -> None:
     served = make()
     decides(Action.BLEND)
-    served.guard.documents_off.add(_name("b"))
+    served.guard.documents_off.add(name_of("b"))
     assert served.ask("ba") == EXACT | {"ticket": None}
     holdings = served.engine.connector._chunks._holdings
-    kept = {held.variant.birth.kind for held in holdings._catalog.held(_name("b"), {"salt"})}
+    kept = {held.variant.birth.kind for held in holdings._catalog.held(name_of("b"), {"salt"})}
     assert kept == {"contextual"}, "it was computed at the front, and is not kept from there"
 
 
@@ -199,8 +136,8 @@ def test_document_is_kept_from_a_blended_prompt_under_a_name_of_its_own(make: Ma
     decides(Action.BLEND)
     served.ask("bc")  # b is reused, c is computed in sight of it
     (kept,) = served.held("c")
-    assert kept.birth.before == (_name("b"),) and kept.birth.blend
-    assert kept.birth.seen == (_name("a"),), "b had been computed behind a"
+    assert kept.birth.before == (name_of("b"),) and kept.birth.blend
+    assert kept.birth.seen == (name_of("a"),), "b had been computed behind a"
     served.forget_device()
     served.ask("ac", reuse="exact")
     both = {variant.birth.blend for variant in served.held("c")}
@@ -211,7 +148,7 @@ def test_what_saw_a_blend_goes_with_what_the_blend_had_seen(make: Make, decides:
     served = make()
     decides(Action.BLEND)
     served.ask("bc")
-    served.engine.connector._chunks.purge([_name("a")])
+    served.engine.connector._chunks.purge([name_of("a")])
     assert served.held("c") == []
 
 
@@ -266,7 +203,7 @@ def test_ticket_is_void_when_its_documents_are_gone(make: Make, decides: Decides
     served = make()
     decides(Action.SHADOW)
     served.ask("ba")
-    served.engine.connector._chunks.purge([_name("a")])  # and b, which has seen it
+    served.engine.connector._chunks.purge([name_of("a")])  # and b, which has seen it
     assert served.ask("ba", ticket=1)["approximate"] is False
 
 
@@ -316,7 +253,7 @@ def test_old_tickets_are_forgotten(make: Make, decides: Decides) -> None:
 
 def test_reset_forgets_what_was_decided_but_not_whom_to_trust(make: Make) -> None:
     served = make()
-    served.guard.documents_off.add(_name("b"))
+    served.guard.documents_off.add(name_of("b"))
     served.guard.generation = 4
     done = served.engine.connector._chunks.obey(Assess(7, reset=True))
     assert (done.quality.documents_off, served.quality.generation) == ((), 5)
@@ -333,9 +270,9 @@ def _quality(folder: Path, subject: str = "model", **changed: Any) -> Quality:
 def test_guard_is_the_same_after_a_restart(tmp_path: Path) -> None:
     first = _quality(tmp_path / "new")
     assert first._guard is not None
-    first._guard.documents_off.add(_name("a"))
+    first._guard.documents_off.add(name_of("a"))
     first.close()
-    assert _quality(tmp_path / "new").is_off(_name("a"))
+    assert _quality(tmp_path / "new").is_off(name_of("a"))
 
 
 @pytest.mark.parametrize("changed", [{"subject": "other"}, {"floor_tokens": 1}, {"kl_bound": 0.2}])
@@ -344,9 +281,9 @@ def test_guard_begins_anew_when_its_evidence_is_of_something_else(
 ) -> None:
     first = _quality(tmp_path)
     assert first._guard is not None
-    first._guard.documents_off.add(_name("a"))
+    first._guard.documents_off.add(name_of("a"))
     first.close()
-    assert not _quality(tmp_path, **changed).is_off(_name("a"))
+    assert not _quality(tmp_path, **changed).is_off(name_of("a"))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"version": 1}'])
