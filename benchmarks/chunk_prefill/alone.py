@@ -1,12 +1,16 @@
-"""One prompt at a time, in an engine within this process: CPU seconds and seconds to the first token."""
+"""One prompt at a time, in an engine within its process: CPU seconds and seconds to the first token."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.chunk_prefill.prompts import Asked, Prompts
 from mygo.vllm_plugin.settings import ChunkSettings, engine_arguments
@@ -15,7 +19,7 @@ from mygo.vllm_plugin.settings import ChunkSettings, engine_arguments
 @dataclass(frozen=True, slots=True)
 class Sample:
     kind: str
-    """chunks, capture, cold or device."""
+    """chunks, capture, cold, device; miss, or without."""
     round: int
     cpu_s: float
     ttft_s: float
@@ -26,8 +30,10 @@ class Sample:
     """Of the first token of the answer."""
 
 
-class Alone:
-    def __init__(self, model: Path, prompts: Prompts, repair_share: float, seed: int) -> None:
+class Engine:
+    """In this process: vLLM has one KV connector per process."""
+
+    def __init__(self, model: Path, chunks: ChunkSettings, seed: int) -> None:
         # read when vLLM is first imported
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", str(sorted(os.sched_getaffinity(0))[-1]))
@@ -46,22 +52,10 @@ class Alone:
             max_num_batched_tokens=4096,
             disable_log_stats=True,
             seed=seed,
-            **engine_arguments(chunks=ChunkSettings(host_bytes=2**30, repair_share=repair_share)),
+            **engine_arguments(chunks=chunks),
         )
-        self._prompts = prompts
 
-    def round(self, number: int, documents: list[list[int]]) -> list[Sample]:
-        for document in documents:
-            self._serve("keep", number, self._prompts.kept(document))
-        self._forget_device()
-        samples = [self._serve("chunks", number, self._prompts.asked(documents, reuse="blend"))]
-        self._forget_device()
-        samples.append(self._serve("capture", number, self._prompts.asked(documents)))
-        self._forget_device()
-        samples.append(self._serve("cold", number, self._prompts.asked(documents)))
-        return [*samples, self._serve("device", number, self._prompts.asked(documents))]
-
-    def _serve(self, kind: str, number: int, asked: Asked) -> Sample:
+    def serve(self, kind: str, number: int, asked: Asked) -> Sample:
         sampling = self._params(
             max_tokens=1,
             temperature=0.0,
@@ -77,5 +71,60 @@ class Alone:
         logprob = output.outputs[0].logprobs[0][token].logprob
         return Sample(kind, number, cpu_s, ttft_s, len(asked.token_ids), computed_tokens, token, logprob)
 
-    def _forget_device(self) -> None:
+    def forget_device(self) -> None:
         assert self._llm.reset_prefix_cache()
+
+
+class Alone:
+    """Two engines, of which one never keeps a chunk. A context manager."""
+
+    def __init__(self, model: Path, prompts: Prompts, repair_share: float, seed: int) -> None:
+        self._prompts = prompts
+        self._engine = Engine(model, ChunkSettings(host_bytes=2**30, repair_share=repair_share), seed)
+        spawning = multiprocessing.get_context("spawn")
+        self._without, theirs = spawning.Pipe()
+        self._child = spawning.Process(target=_serve_without_chunks, args=(theirs, model, seed), daemon=True)
+        self._child.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._without.close()
+        self._child.join()
+
+    def round(self, number: int, documents: list[list[int]]) -> list[Sample]:
+        engine, prompts = self._engine, self._prompts
+        for document in documents:
+            engine.serve("keep", number, prompts.kept(document))
+        engine.forget_device()
+        samples = [engine.serve("chunks", number, prompts.asked(documents, reuse="blend"))]
+        engine.forget_device()
+        samples.append(engine.serve("capture", number, prompts.asked(documents)))
+        engine.forget_device()
+        samples.append(engine.serve("cold", number, prompts.asked(documents)))
+        samples.append(engine.serve("device", number, prompts.asked(documents)))
+        return [*samples, *self._missed(number, [prompts.document(len(each)) for each in documents])]
+
+    def _missed(self, number: int, documents: list[list[int]]) -> list[Sample]:
+        """Documents that nobody has seen, where they may be blended and in an engine that never does."""
+        asked = self._prompts.asked(documents, reuse="blend")
+        turns = [
+            partial(self._engine.serve, "miss", number, asked),
+            partial(self._ask_without, number, asked),
+        ]
+        return [serve() for serve in (turns if number % 2 else turns[::-1])]
+
+    def _ask_without(self, number: int, asked: Asked) -> Sample:
+        self._without.send((number, asked))
+        sample: Sample = self._without.recv()
+        return sample
+
+
+def _serve_without_chunks(questions: Connection, model: Path, seed: int) -> None:
+    engine = Engine(model, ChunkSettings(), seed)
+    with contextlib.suppress(EOFError):
+        while True:
+            number, asked = questions.recv()
+            questions.send(engine.serve("without", number, asked))

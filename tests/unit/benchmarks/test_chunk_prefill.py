@@ -26,14 +26,16 @@ def _samples(cpu_s: dict[str, float]) -> list[Sample]:
 @pytest.mark.parametrize(
     ("cpu_s", "holds"),
     [
-        ({"cold": 10.0, "capture": 10.4, "chunks": 2.0, "device": 0.1}, True),
-        ({"cold": 10.0, "capture": 10.4, "chunks": 2.4, "device": 0.1}, False),
-        ({"cold": 10.0, "capture": 10.6, "chunks": 2.0, "device": 0.1}, False),
+        ({}, True),
+        ({"chunks": 2.4}, False),
+        ({"capture": 10.6}, False),
+        ({"miss": 10.4}, False),
     ],
 )
 def test_bounds_hold_only_if_all_do(cpu_s: dict[str, float], holds: bool) -> None:
+    fine = {"cold": 10.0, "capture": 10.4, "chunks": 2.0, "device": 0.1, "miss": 10.2, "without": 10.0}
     console = Console(file=io.StringIO(), width=120)
-    assert chunk_prefill.show(console, _samples(cpu_s)) is holds
+    assert chunk_prefill.show(console, _samples(fine | cpu_s)) is holds
 
 
 @pytest.mark.parametrize(("blended_s", "holds"), [(0.5, True), (0.54, True), (0.56, False)])
