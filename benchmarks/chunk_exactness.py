@@ -5,9 +5,11 @@
 Documents are kept out of one prompt and asked for in another. There, all of their tokens are recomputed, and
 then all but the last one of each, which is computed in one step beside loaded ones as any repair is. Both are
 compared with a cold run of the same prompt, and so is a plain prefix hit: the first token's distribution, and
-whether the first 16 tokens of the greedy answer are the same. Runs of other step shapes round differently, so
-not even a prefix hit always is. Exit status 1 if the mean KL of a full recomputation is above its bound, or
-answers are the same less often than with a prefix hit.
+whether the first 16 tokens of the greedy answer are the same. Where nothing is spared, a prompt is planned as an
+exact one: that row says that it is, and the one of all but one that scattered computation is right (but for the
+tokens that it leaves out). Runs of other step shapes round differently, so not even a prefix hit always is the
+same. Exit status 1 if the mean KL of either is above the bound, or answers of a full recomputation are the same
+less often than with a prefix hit.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ def measure(model: Path, options: argparse.Namespace) -> Iterator[list[Sample]]:
 
 
 def show(console: Console, samples: Sequence[Sample]) -> bool:
-    """Prints the table and the bounds; True if both hold."""
+    """Prints the table and the bounds; True if all hold."""
     table = Table(title=f"against a cold run, {ANSWER_TOKENS} tokens of each answer")
     for column in ("computed", "prompts", "mean KL", "largest KL", "same answer"):
         table.add_column(column, justify="left" if column == "computed" else "right")
@@ -108,15 +110,14 @@ def show(console: Console, samples: Sequence[Sample]) -> bool:
         same = f"{sum(sample.same for sample in found)}"
         table.add_row(way, str(len(found)), f"{fmean(kls):.5f}", f"{max(kls):.5f}", same)
     console.print(table)
-    mean_kl = fmean(sample.kl for sample in ways[ALL])
-    close = mean_kl <= KL_BOUND
     alike = sum(sample.same for sample in ways[ALL]) >= sum(sample.same for sample in ways[HIT])
-    for name, holds in (
-        (f"mean KL, all recomputed: {mean_kl:.5f}, at most {KL_BOUND}", close),
-        ("the same answer as often as by a prefix hit", alike),
-    ):
+    verdicts = [("the same answer as often as by a prefix hit", alike)]
+    for way in (ALL, MOST):
+        mean_kl = fmean(sample.kl for sample in ways[way])
+        verdicts.append((f"mean KL, {way}: {mean_kl:.5f}, at most {KL_BOUND}", mean_kl <= KL_BOUND))
+    for name, holds in verdicts:
         console.print(f"{name}: {'holds' if holds else '[red]broken[/]'}")
-    return close and alike
+    return all(holds for _, holds in verdicts)
 
 
 def main() -> int:

@@ -69,8 +69,9 @@ class Guard:
     def decide(self, need: float, check_cost: float, rng: Random) -> Decision:
         """How to answer a request whose neediest document has this need, in [0, 1].
 
-        ``check_cost``: predicted seconds of computing it exactly aside, over those of the blended request
-        with its answer. Of a proven bucket, ``COST_SHARE`` over that is sampled.
+        ``check_cost``: predicted seconds of computing its prompt exactly aside, over those of the blended
+        prompt; with answers, a check costs less than that. Of a proven bucket, ``COST_SHARE`` over it is
+        sampled.
         """
         number = min(BUCKETS - 1, int(need * BUCKETS))
         bucket = self._bucket(number)
