@@ -2,14 +2,14 @@
 
     python -m benchmarks.chunk_exactness [--prompts N] [--documents N] [--tokens N] [--out FOLDER]
 
-Documents are kept out of one prompt and asked for in another. There, all of their tokens are recomputed, and
-then all but the last one of each, which is computed in one step beside loaded ones as any repair is. Both are
-compared with a cold run of the same prompt, and so is a plain prefix hit: the first token's distribution, and
-whether the first 16 tokens of the greedy answer are the same. Where nothing is spared, a prompt is planned as an
-exact one: that row says that it is, and the one of all but one that scattered computation is right (but for the
-tokens that it leaves out). Runs of other step shapes round differently, so not even a prefix hit always is the
-same. Exit status 1 if the mean KL of either is above the bound, or answers of a full recomputation are the same
-less often than with a prefix hit.
+Documents are kept out of one prompt and asked for in another. There, all of their tokens are recomputed,
+and then all but the last one of each, which is computed in one step beside loaded ones as any repair is.
+Both are compared with a cold run of the same prompt, and so is a plain prefix hit: the first token's
+distribution, and whether the first 16 tokens of the greedy answer are the same. Where nothing is spared, a
+prompt is planned as an exact one: that row says that it is, and the one of all but one that scattered
+computation is right (but for the tokens that it leaves out). Runs of other step shapes round differently,
+so not even a prefix hit always is the same. Exit status 1 if the mean KL of either is above the bound, or
+answers of a full recomputation are the same less often than with a prefix hit.
 """
 
 from __future__ import annotations
