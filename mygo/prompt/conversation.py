@@ -7,8 +7,10 @@ generated. So a turn is found by its tenant and the exact messages up to and inc
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mygo.prompt.template import Message
@@ -33,12 +35,23 @@ class Conversations:
     a turn was. Not safe for use from several threads at once.
     """
 
-    def __init__(self, capacity: int, *, root: SegmentKey, system: str) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        root: SegmentKey,
+        system: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._capacity = capacity
+        self._clock = clock
         self._identity = (root, system)
         self._turns: OrderedDict[str, Earlier] = OrderedDict()
         self._turns_with: defaultdict[_Document, set[str]] = defaultdict(set)
-        self._forgotten: OrderedDict[_Document, None] = OrderedDict()
+        self._forgotten: OrderedDict[_Document, float] = OrderedDict()
+        """And when, the latest last."""
+        self._unknown_before_s = -math.inf
+        """What was forgotten until then may be known no more."""
 
     def __repr__(self) -> str:
         return f"Conversations({len(self._turns)}/{self._capacity}, forgotten={len(self._forgotten)})"
@@ -52,15 +65,17 @@ class Conversations:
         answer_ids: Sequence[int],
         *,
         stores: Iterable[StoreId] = (),
+        came_s: float = math.inf,
     ) -> None:
         """Keep the turn that answered ``messages`` (all that the client sent) with ``answer_text``.
 
         ``answer_ids`` must be what the engine generated for exactly that text: do not remember an
         answer cut by a stop string. ``stores`` are the vector stores that were searched: the same words
-        over other stores are another conversation. A prompt with a forgotten document is not kept.
+        over other stores are another conversation. A prompt with a forgotten document is not kept; nor one
+        of a request that ``came_s`` (by the clock) so long ago that too many were forgotten since to know.
         """
         documents = _documents(prompt)
-        if self._capacity == 0 or documents & self._forgotten.keys():
+        if self._capacity == 0 or documents & self._forgotten.keys() or came_s <= self._unknown_before_s:
             return
         key = self._key(tenant, [*messages, Message("assistant", answer_text)], stores)
         self._drop(key)
@@ -87,15 +102,16 @@ class Conversations:
     def forget_document(self, domain: DomainTag, content_hash: ContentHash) -> None:
         """Drop all turns with this document, and refuse those whose answers are still being generated.
 
-        The tombstone stays until ``admit_document``, or until as many newer ones came as turns fit.
+        The tombstone stays until ``admit_document``, or until as many newer ones came as turns fit: then
+        nothing is remembered that was asked before it.
         """
         document = (domain, content_hash)
         for key in tuple(self._turns_with.get(document, ())):
             self._drop(key)
-        self._forgotten[document] = None
+        self._forgotten[document] = self._clock()
         self._forgotten.move_to_end(document)
         if len(self._forgotten) > self._capacity:
-            self._forgotten.popitem(last=False)
+            _, self._unknown_before_s = self._forgotten.popitem(last=False)
 
     def admit_document(self, domain: DomainTag, content_hash: ContentHash) -> None:
         """The document was added again: turns with it may be remembered from now on."""

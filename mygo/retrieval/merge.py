@@ -39,6 +39,8 @@ class SearchResult:
     """Of the journal, that all these shards had come to at least."""
     is_recent: bool = False
     """Kept of an earlier search: nothing was searched."""
+    lost_shards: tuple[int, ...] = ()
+    """Those of the missing ones that did not answer."""
 
 
 class ShardStages:
@@ -54,6 +56,7 @@ class ShardStages:
         self._stages = dict.fromkeys(range(shards), 0)
         """Of the shards that go on."""
         self._missing: set[int] = set()
+        self._lost: set[int] = set()
         self._given = 0
 
     def add(self, shard: int, stage: Stage) -> None:
@@ -69,6 +72,7 @@ class ShardStages:
         self._latest.pop(shard, None)
         if self._stages.pop(shard, None) is not None:
             self._missing.add(shard)
+            self._lost.add(shard)
 
     @property
     def is_final(self) -> bool:
@@ -91,7 +95,8 @@ class ShardStages:
             by_words = merge((stage.by_words for stage in self._latest.values()), depth)
             ranked = fuse(ranked, by_words, self._weights)[: self._k]
         position = min((stage.position for stage in self._latest.values()), default=0)
-        return SearchResult(tuple(ranked), tuple(sorted(self._missing)), self.is_final, position)
+        missing, lost = (tuple(sorted(shards)) for shards in (self._missing, self._lost))
+        return SearchResult(tuple(ranked), missing, self.is_final, position, lost_shards=lost)
 
 
 def merge(rankings: Iterable[Iterable[ScoredPassage]], k: int) -> list[ScoredPassage]:

@@ -117,7 +117,7 @@ class Ingress(CorpusService):
             raise
 
     async def _answer(self, tenant: TenantId, request: AnswerRequest) -> Answer:
-        arrived_s = time.perf_counter()
+        arrived_s, came_s = time.perf_counter(), time.monotonic()
         begun = await self._overlapper.begin(tenant, request)
         found, prompt, generation = begun.found, begun.plan.prompt, begun.generation
         try:
@@ -136,7 +136,7 @@ class Ingress(CorpusService):
             await generation.aclose()
             raise
         return Answer(
-            head, AnswerStream(generation, partial(self._ended, tenant, request, prompt, generation))
+            head, AnswerStream(generation, partial(self._ended, tenant, request, prompt, generation, came_s))
         )
 
     async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> SearchResult:
@@ -180,6 +180,7 @@ class Ingress(CorpusService):
         request: AnswerRequest,
         prompt: Prompt,
         generation: Generating,
+        came_s: float,
         outcome: Outcome,
         text: str,
         ids: Sequence[int],
@@ -190,7 +191,7 @@ class Ingress(CorpusService):
             self._count_tokens(prompt, generation.prefill)
         # a stop string cuts text that the ids still hold: such an answer is not kept
         if outcome is Outcome.FINISHED and not request.sampling.stop:
-            self._planner.remember(tenant, request, prompt, text, ids)
+            self._planner.remember(tenant, request, prompt, text, ids, came_s=came_s)
 
     def _count_tokens(self, prompt: Prompt, prefill: PrefillStats) -> None:
         cached = prefill.cached_tokens

@@ -70,7 +70,8 @@ class Overlapper:
             return await self._overlapped(tenant, request, retrieval)
         search = Speculation(self.clock())
         with self._searching():
-            found = await self._searcher.search(tenant, request.query, retrieval)
+            also = self.planner.shown_earlier(tenant, request)
+            found = await self._searcher.search(tenant, request.query, retrieval, also)
         search.final(_documents(found), self.clock())
         self.learn(_scope(tenant, retrieval), search, found)
         plan = await self.planner.plan(tenant, request, found)
@@ -109,7 +110,8 @@ class Overlapper:
         try:
             with self._searching():
                 one.open()
-                searching = self._searcher.stages(tenant, request.query, retrieval)
+                also = self.planner.shown_earlier(tenant, request)
+                searching = self._searcher.stages(tenant, request.query, retrieval, also)
                 async with contextlib.aclosing(searching) as stages:
                     async for found in stages:
                         if found.is_final:
@@ -193,7 +195,7 @@ class _Overlapping:
         await self._end_opening()
         early = self._early
         if early is not None and adopted:
-            holds = shared.planner.still_holds(self._tenant, self._request, early.plan)
+            holds = shared.planner.still_holds(self._tenant, self._request, early.plan, found)
             if holds and await early.reading.begun():
                 first_token_s = early.reading.first_token_s
                 assert first_token_s is not None, "it has begun"

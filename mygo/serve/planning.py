@@ -10,6 +10,7 @@ from typing import Any
 
 from mygo.api.service import AnswerRequest, InlineDocument
 from mygo.config import Config
+from mygo.filters import matches
 from mygo.prompt import (
     CacheOrder,
     Conversations,
@@ -20,7 +21,7 @@ from mygo.prompt import (
     retrieval_order,
 )
 from mygo.serve.dispatch import Dispatcher
-from mygo.serve.search import Found
+from mygo.serve.search import Document, Found
 from mygo.tree.keys import domain_salt, narrow, passage_tag
 from mygo.types import (
     PUBLIC,
@@ -81,7 +82,7 @@ class Planner:
 
     async def plan(self, tenant: TenantId, request: AnswerRequest, found: Found) -> Plan:
         """The prompt for what was found. Raises BadRequest if it cannot fit."""
-        prompt, earlier = await self._lay_out(tenant, request, found.passages)
+        prompt, earlier = await self._lay_out(tenant, request, found)
         spans = self._spans(prompt)
         has_documents = any(span.tag for span in spans)
         reuse = Reuse.narrowest((request.reuse, *found.reuse)) if has_documents else Reuse.EXACT
@@ -95,10 +96,19 @@ class Planner:
         )
         return Plan(prompt, asked, _text(request, prompt), earlier)
 
-    def still_holds(self, tenant: TenantId, request: AnswerRequest, plan: Plan) -> bool:
+    def shown_earlier(self, tenant: TenantId, request: AnswerRequest) -> list[Document]:
+        """Documents of stores in the turn that this one may be appended to: ``plan`` is to know of them."""
+        earlier = self._earlier(tenant, request, _messages(request))
+        return list(dict.fromkeys(_stored(earlier))) if earlier is not None else []
+
+    def still_holds(self, tenant: TenantId, request: AnswerRequest, plan: Plan, found: Found) -> bool:
         """False if the turn that it is appended to was forgotten since, as those are that saw a document
-        which was deleted."""
-        return plan.earlier is None or self._earlier(tenant, request, _messages(request)) is plan.earlier
+        which was deleted, or may not be shown any more."""
+        earlier = plan.earlier
+        return earlier is None or (
+            self._earlier(tenant, request, _messages(request)) is earlier
+            and _may_be_shown(earlier, request, found)
+        )
 
     def is_long(self, request: AnswerRequest) -> bool:
         """Whether planning takes long enough to hold up other requests' tokens, so that it is done apart."""
@@ -125,10 +135,20 @@ class Planner:
         return Plan(prompt, asked, request.messages[0].text)
 
     def remember(
-        self, tenant: TenantId, request: AnswerRequest, prompt: Prompt, text: str, ids: Sequence[int]
+        self,
+        tenant: TenantId,
+        request: AnswerRequest,
+        prompt: Prompt,
+        text: str,
+        ids: Sequence[int],
+        *,
+        came_s: float,
     ) -> None:
-        """Keep a finished answer, so that the next turn can be appended to it."""
-        self._conversations.remember(tenant, _messages(request), prompt, text, ids, stores=_searched(request))
+        """Keep a finished answer to a request that ``came_s`` (monotonic), so that the next turn can be
+        appended to it."""
+        self._conversations.remember(
+            tenant, _messages(request), prompt, text, ids, stores=_searched(request), came_s=came_s
+        )
 
     def salt(self, domain: DomainTag) -> str:
         """What blocks of this domain are hashed with."""
@@ -138,13 +158,16 @@ class Planner:
         return salt
 
     async def _lay_out(
-        self, tenant: TenantId, request: AnswerRequest, passages: list[ScoredPassage]
+        self, tenant: TenantId, request: AnswerRequest, found: Found
     ) -> tuple[Prompt, Earlier | None]:
         """Documents first, or appended to the conversation so far: whichever drops fewer passages, then
         whichever is predicted to be sooner."""
         messages = _messages(request)
         earlier = self._earlier(tenant, request, messages)
-        if earlier is not None and not _sent_again(earlier, passages):
+        passages = found.passages
+        if earlier is not None and not (
+            _sent_again(earlier, passages) and _may_be_shown(earlier, request, found)
+        ):
             earlier = None
         if self.is_long(request):
             fresh, appended = await asyncio.to_thread(
@@ -259,6 +282,21 @@ def _sent_again(earlier: Earlier, passages: Sequence[ScoredPassage]) -> bool:
     return all(
         passage.content_hash in now for passage in before if passage is not None and passage.store_id is None
     )
+
+
+def _may_be_shown(earlier: Earlier, request: AnswerRequest, found: Found) -> bool:
+    """True if all documents of stores in an earlier turn are still there, and pass the filters as they are
+    now: attributes change, and news of a deletion may be on its way to this process."""
+    filters = request.retrieval.filters if request.retrieval is not None else None
+    attributes = [found.attributes.get(document) for document in _stored(earlier)]
+    return all(each is not None and (filters is None or matches(filters, each)) for each in attributes)
+
+
+def _stored(earlier: Earlier) -> list[Document]:
+    passages = (segment.passage for segment in earlier.prompt.segments)
+    return [
+        (each.store_id, each.doc_id) for each in passages if each is not None and each.store_id is not None
+    ]
 
 
 def _chars(request: AnswerRequest) -> int:

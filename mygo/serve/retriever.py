@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -287,25 +287,31 @@ class Retriever:
                 self._vectors.popitem(last=False)
         return vector
 
-    async def search(self, query: Query, k: int) -> SearchResult:
-        """The best ``k`` of all shards that answer in time. Raises Unavailable if none does."""
+    async def search(
+        self, query: Query, k: int, *, without: Collection[int] = (), within_s: float | None = None
+    ) -> SearchResult:
+        """The best ``k`` of all shards that answer in time. Raises Unavailable if none does. ``without``:
+        shards that are lost as it is, and not asked. ``within_s``: by default ``timeout_s``."""
         merged = ShardStages(len(self._shards), k, query.weights)
+        asked = [index for index in range(len(self._shards)) if index not in without]
+        for index in without:
+            merged.lose(index)
         answers = await asyncio.gather(
-            *(self._ask(shard, query, k) for shard in self._shards),
+            *(self._ask(self._shards[index], query, k, within_s) for index in asked),
             return_exceptions=True,
         )
-        for index, answer in enumerate(answers):
+        for index, answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException):
                 self._lose(merged, index, answer)
             else:
                 merged.add(index, answer)
         return _result(merged)
 
-    async def _ask(self, shard: DeploymentHandle, query: Query, k: int) -> Stage:
+    async def _ask(self, shard: DeploymentHandle, query: Query, k: int, within_s: float | None) -> Stage:
         method = shard.search if query.documents is None else shard.search_among
         asked = method.remote(*query.arguments(k))
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s if within_s is None else within_s):
                 answer: Stage = await asked
                 return answer
         except BaseException:

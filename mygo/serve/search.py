@@ -33,7 +33,7 @@ class Found:
     passages: list[ScoredPassage]
     """Best first."""
     attributes: Mapping[Document, Attributes] = field(default_factory=dict)
-    """Of the files that the passages are from."""
+    """Of the files that the passages are from, and of others that were asked about; only of live ones."""
     degraded: tuple[str, ...] = ()
     reuse: tuple[Reuse | None, ...] = ()
     """What each store that was searched allows; None: it has no say."""
@@ -45,6 +45,39 @@ class Found:
     def attributes_of(self, scored: ScoredPassage) -> Attributes:
         """Empty for a passage that was not among the results (say, of an earlier turn)."""
         return self.attributes.get(_document(scored), {})
+
+
+LATE = "what passes the filter was not looked for to the end: there may be more"
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One round of a search. A filter that leaves too little of it makes a wider one follow."""
+
+    query: Query
+    k: int
+    position: int
+    """Of the journal when the search began."""
+    without: tuple[int, ...] = ()
+    """Shards that an earlier round has lost: each costs a search its time limit once."""
+    ends_s: float | None = None
+    """By the event loop's clock, when all wider rounds together must have ended; None in the first one."""
+
+    @property
+    def is_wider(self) -> bool:
+        return self.ends_s is not None
+
+    def left_s(self) -> float | None:
+        """None: as long as any search."""
+        return None if self.ends_s is None else self.ends_s - asyncio.get_running_loop().time()
+
+
+class _Late(Exception):
+    """A wider round has lost shards that a narrower one had heard."""
+
+    def __init__(self, degraded: tuple[str, ...]) -> None:
+        super().__init__()
+        self.degraded = degraded
 
 
 class Searcher:
@@ -67,19 +100,28 @@ class Searcher:
         self._timeout_s = retrieving.timeout_s
         self._candidates = config.retrieval.reranker_candidates
 
-    async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> Found:
-        """At most ``top_k`` distinct texts, best first; of equal ones the first that may be shown.
+    async def search(
+        self, tenant: TenantId, query: str, retrieval: Retrieval, also: Sequence[Document] = ()
+    ) -> Found:
+        """At most ``top_k`` distinct texts, best first; of equal ones the first that may be shown. ``also``:
+        documents whose attributes are wanted, too.
 
         Raises NotFound for a store that is not the tenant's.
         """
-        async with contextlib.aclosing(self.stages(tenant, query, retrieval, staged=False)) as stages:
+        async with contextlib.aclosing(self.stages(tenant, query, retrieval, also, staged=False)) as stages:
             async for found in stages:
                 if found.is_final:
                     return found
         raise AssertionError("a search ended without a final stage")
 
     async def stages(
-        self, tenant: TenantId, query: str, retrieval: Retrieval, *, staged: bool = True
+        self,
+        tenant: TenantId,
+        query: str,
+        retrieval: Retrieval,
+        also: Sequence[Document] = (),
+        *,
+        staged: bool = True,
     ) -> AsyncGenerator[Found, None]:
         """``search`` in stages: what may be shown of what was found so far; the last one ``is_final``.
 
@@ -87,12 +129,12 @@ class Searcher:
         asked in one go, which costs them less. A reranker has its say in the last stage only.
         """
         if self._reranker is None or not retrieval.rerank:
-            async with contextlib.aclosing(self._stages(tenant, query, retrieval, staged)) as stages:
+            async with contextlib.aclosing(self._stages(tenant, query, retrieval, also, staged)) as stages:
                 async for found in stages:
                     yield found
             return
         candidates = replace(retrieval, top_k=max(retrieval.top_k, self._candidates), min_score=None)
-        async with contextlib.aclosing(self._stages(tenant, query, candidates, staged)) as stages:
+        async with contextlib.aclosing(self._stages(tenant, query, candidates, also, staged)) as stages:
             async for found in stages:
                 if found.is_final:
                     yield await self._reranked(self._reranker, query, found, retrieval)
@@ -121,7 +163,7 @@ class Searcher:
         return replace(found, passages=rescored[: retrieval.top_k])
 
     async def _stages(
-        self, tenant: TenantId, query: str, retrieval: Retrieval, staged: bool
+        self, tenant: TenantId, query: str, retrieval: Retrieval, also: Sequence[Document], staged: bool
     ) -> AsyncGenerator[Found, None]:
         (reuse, position), vector = await asyncio.gather(
             reply(self._librarian.authorize.remote(tenant, retrieval.store_ids), "librarian"),
@@ -129,54 +171,72 @@ class Searcher:
         )
         weights = Weights(retrieval.embedding_weight, retrieval.text_weight)
         asked_for = Query(query, vector, retrieval.store_ids, weights)
-        asked = retrieval.top_k
+        look = _Look(asked_for, retrieval.top_k, position)
         narrowing = retrieval.filters
+        narrower: Found | None = None
         while True:
-            searching = self._results(tenant, asked_for, asked, position, staged)
-            async with contextlib.aclosing(searching) as results:
-                async for result in results:
-                    found = await self._found(result, retrieval, tuple(reuse))
-                    # filters and copies thin it out: ask for more until it is full or there is no more
-                    exhausted = len(result.passages) < asked or _below(result.passages[-1], retrieval)
-                    enough = len(found.passages) >= retrieval.top_k or exhausted
-                    yield replace(found, is_final=result.is_final and enough)
+            try:
+                async with contextlib.aclosing(self._results(tenant, look, staged)) as results:
+                    async for result in results:
+                        found = await self._found(result, retrieval, tuple(reuse), also)
+                        # filters and copies thin it out: ask for more until it is full or there is no more
+                        exhausted = len(result.passages) < look.k or _below(result.passages[-1], retrieval)
+                        enough = len(found.passages) >= retrieval.top_k or exhausted
+                        lost_more = narrower is not None and len(result.lost_shards) > len(look.without)
+                        if result.is_final and lost_more:
+                            raise _Late(found.degraded)
+                        yield replace(found, is_final=result.is_final and enough)
+            except (_Late, Unavailable) as error:
+                if narrower is None:
+                    raise
+                degraded = error.degraded if isinstance(error, _Late) else (*narrower.degraded, LATE)
+                yield replace(narrower, is_final=True, degraded=degraded)
+                return
             if enough:
                 return
+            if narrower is None:
+                look = replace(look, ends_s=asyncio.get_running_loop().time() + self._timeout_s)
+            narrower, look = found, replace(look, without=result.lost_shards)
             if narrowing is not None:  # the filter leaves little: look only there, if it is little enough
                 documents = await reply(
                     self._librarian.matching.remote(tenant, retrieval.store_ids, narrowing), "librarian"
                 )
-                asked_for, narrowing = replace(asked_for, documents=documents), None
+                narrowing = None
                 if documents is not None:
+                    look = replace(look, query=replace(look.query, documents=documents))
                     continue
-            asked *= 4
+            look = replace(look, k=4 * look.k)
 
     async def _results(
-        self, tenant: TenantId, query: Query, k: int, position: int, staged: bool
+        self, tenant: TenantId, look: _Look, staged: bool
     ) -> AsyncGenerator[SearchResult, None]:
-        """``position``: of the journal when the search began."""
+        query, k = look.query, look.k
         # of the tenant too: a public store must not show, by how fast it answers, what others ask
         among = None if query.documents is None else _digest(query.documents)
         scope = (tenant, query.store_ids, query.weights, k, among)
-        known = self._recent.find(position, scope, query.text, query.vector)
+        known = self._recent.find(look.position, scope, query.text, query.vector)
         if known is not None:
             yield replace(known, is_recent=True)
             return
-        if not (staged and self._staged) or query.documents is not None:
-            result = await self._retriever.search(query, k)
-            self._recent.remember(position, scope, query.text, query.vector, result)
+        if not (staged and self._staged) or query.documents is not None or look.is_wider:
+            result = await self._retriever.search(query, k, without=look.without, within_s=look.left_s())
+            self._recent.remember(look.position, scope, query.text, query.vector, result)
             yield result
             return
         async with contextlib.aclosing(self._retriever.stages(query, k)) as results:
             async for result in results:
-                self._recent.remember(position, scope, query.text, query.vector, result)
+                self._recent.remember(look.position, scope, query.text, query.vector, result)
                 yield result
 
     async def _found(
-        self, result: SearchResult, retrieval: Retrieval, reuse: tuple[Reuse | None, ...]
+        self,
+        result: SearchResult,
+        retrieval: Retrieval,
+        reuse: tuple[Reuse | None, ...],
+        also: Sequence[Document],
     ) -> Found:
         """What may be shown of a result, as of now."""
-        documents = list({_document(scored): None for scored in result.passages})
+        documents = list(dict.fromkeys([*map(_document, result.passages), *also]))
         described = await reply(self._librarian.describe.remote(documents), "librarian")
         live = {
             document: attributes

@@ -56,6 +56,18 @@ def test_turn_is_forgotten_when_a_document_in_it_is_deleted() -> None:
     assert conversations.recall(A, BEFORE) is None
 
 
+def test_turn_is_not_remembered_when_too_much_was_deleted_since_it_was_asked_to_know() -> None:
+    now_s = 0.0
+    conversations = Conversations(3, root=ROOT, system=SYSTEM, clock=lambda: now_s)
+    conversations.forget_document(ALICE, SNOW.passage.content_hash)
+    for number in range(3):  # as many as turns fit
+        now_s += 1.0
+        conversations.forget_document(ALICE, ContentHash(str(number)))
+    for came_s, remembered in ((0.0, False), (0.5, True)):
+        conversations.remember(A, ASKED, PROMPTS[(0, 1)], "so", [7], came_s=came_s)
+        assert (conversations.recall(A, BEFORE) is not None) == remembered
+
+
 def test_turn_stays_when_the_same_text_is_deleted_in_another_domain() -> None:
     conversations = remembering(0, 1)
     conversations.forget_document(BOB, SNOW.passage.content_hash)

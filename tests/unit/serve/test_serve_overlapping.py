@@ -20,7 +20,7 @@ from mygo.serve.calls import pack
 from mygo.serve.dispatch import Dispatcher
 from mygo.serve.overlapping import Begun, Overlapper, _scope
 from mygo.serve.planning import Plan
-from mygo.serve.search import Found
+from mygo.serve.search import Document, Found
 from mygo.speculation import Speculated, Speculation
 from mygo.types import (
     PUBLIC,
@@ -75,7 +75,10 @@ class Planner:
     def is_long(self, request: AnswerRequest) -> bool:
         return self.long
 
-    def still_holds(self, tenant: TenantId, request: AnswerRequest, plan: Plan) -> bool:
+    def shown_earlier(self, tenant: TenantId, request: AnswerRequest) -> list[Document]:
+        return []
+
+    def still_holds(self, tenant: TenantId, request: AnswerRequest, plan: Plan, found: Found) -> bool:
         return self.holds
 
     async def plan(self, tenant: TenantId, request: AnswerRequest, found: Found) -> Plan:
@@ -187,11 +190,15 @@ class Cluster:
         self.streams[request.request_id] = Stream(self, request.token_ids, dies)
         return self.streams[request.request_id]
 
-    async def search(self, tenant: TenantId, query: str, retrieval: Retrieval) -> Found:
+    async def search(
+        self, tenant: TenantId, query: str, retrieval: Retrieval, also: Sequence[Document]
+    ) -> Found:
         await self.pause()
         return Found(passages(self._stages[-1]), is_recent=self._is_recent)
 
-    async def stages(self, tenant: TenantId, query: str, retrieval: Retrieval) -> AsyncGenerator[Found, None]:
+    async def stages(
+        self, tenant: TenantId, query: str, retrieval: Retrieval, also: Sequence[Document]
+    ) -> AsyncGenerator[Found, None]:
         try:
             for number, documents in enumerate(self._stages, 1):
                 await self.pause()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from mygo.api.service import AnswerRequest, Message, Retrieval
 from mygo.config import Config
@@ -10,6 +16,7 @@ from mygo.filters import Comparison
 from mygo.prompt import Conversations
 from mygo.prompt import Message as Turn
 from mygo.serve.planning import Plan, Planner, _searched
+from mygo.serve.search import Found
 from mygo.types import (
     ContentHash,
     DocId,
@@ -19,12 +26,14 @@ from mygo.types import (
     Prompt,
     RequestId,
     Sampling,
+    ScoredPassage,
     Segment,
     SegmentKey,
     SegmentKind,
     StoreId,
     TenantId,
 )
+from tests.unit.prompt.prompt_models import ROOT, SYSTEM, make_builder
 
 
 def asked(user: str | None) -> AnswerRequest:
@@ -60,10 +69,54 @@ def test_plan_no_longer_holds_when_a_document_of_the_turn_before_is_deleted() ->
     assert earlier is not None
     generate = GenerateRequest(RequestId("r"), [1, 2], (), Sampling(max_tokens=1))
     appended, fresh = Plan(prompt, generate, "", earlier), Plan(prompt, generate, "")
-    assert planner.still_holds(tenant, request, appended)
+    assert planner.still_holds(tenant, request, appended, Found([]))
     conversations.forget_document(domain, passage.content_hash)
-    assert not planner.still_holds(tenant, request, appended)
-    assert planner.still_holds(tenant, request, fresh)
+    assert not planner.still_holds(tenant, request, appended, Found([]))
+    assert planner.still_holds(tenant, request, fresh, Found([]))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shown"),
+    [({"user": "alice"}, True), ({"user": "bob"}, False), (None, False)],
+    ids=["as it was", "another's now", "deleted, of which the news is on its way"],
+)
+def test_turn_is_appended_only_if_its_documents_may_still_be_shown(
+    attributes: dict[str, Any] | None, shown: bool
+) -> None:
+    conversations = Conversations(10, root=ROOT, system=SYSTEM)
+    dispatcher = SimpleNamespace(
+        directory=SimpleNamespace(holders=lambda key: ()),
+        price_s=lambda prompt: -len(prompt.token_ids),
+    )
+    planner = Planner(Config(), make_builder(), conversations, dispatcher, b"")  # type: ignore[arg-type]
+    tenant, store = TenantId("t"), StoreId("vs_1")
+    passages = [
+        Passage(DocId(name), 0, text, ContentHash(name), store, domain=DomainTag("t"))
+        for name, text in (("f", "the salary is 100 " * 9), ("g", "rain falls"))
+    ]
+    f, g = ((store, passage.doc_id) for passage in passages)
+    first = asked("alice")
+    found = Found([ScoredPassage(passages[0], 0.9)], {f: {"user": "alice"}})
+    second = replace(
+        first, messages=(*first.messages, Message("assistant", "100"), Message("user", "and again?"))
+    )
+
+    async def plan() -> None:
+        turn = await planner.plan(tenant, first, found)
+        planner.remember(tenant, first, turn.prompt, "100", [5], came_s=time.monotonic())
+        assert planner.shown_earlier(tenant, first) == []
+        assert planner.shown_earlier(tenant, second) == [f]
+        # what is searched now finds another document
+        known = {g: {"user": "alice"}} | ({f: attributes} if attributes is not None else {})
+        next_turn = await planner.plan(tenant, second, Found([ScoredPassage(passages[1], 0.9)], known))
+        told = [each.passage.doc_id for each in next_turn.prompt.segments if each.passage is not None]
+        assert told == (["f", "g"] if shown else ["g"])
+        if shown:
+            gone = Found([ScoredPassage(passages[1], 0.9)], {g: {"user": "alice"}})
+            assert planner.still_holds(tenant, second, next_turn, Found([], known))
+            assert not planner.still_holds(tenant, second, next_turn, gone)
+
+    asyncio.run(plan())
 
 
 def test_document_has_the_salt_of_those_who_may_read_it_and_the_system_prompt_whatever_is_before_it() -> None:

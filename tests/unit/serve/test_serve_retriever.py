@@ -427,7 +427,7 @@ def test_shard_is_missing_when_its_call_can_be_neither_made_nor_cancelled(
             stages = retriever.stages(Query("question", vectors(1)[0], [STORE], Weights()), 2)
             return (await collected(stages))[-1]
 
-    assert asyncio.run(ask()) == SearchResult((A,), missing_shards=(1,))
+    assert asyncio.run(ask()) == SearchResult((A,), missing_shards=(1,), lost_shards=(1,))
 
 
 def test_search_of_a_late_shard_is_cancelled() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,8 +46,9 @@ class Corpus:
     """Documents 0, 1, ... with falling scores; ``asked`` has the number of passages of each search, and
     ``among`` the documents that it is about (None: all).
 
-    ``attributes`` of a deleted document are None. ``texts``: all different unless given. ``most_matching``:
-    if more documents match a filter, the librarian does not name them; None: never.
+    ``hanging_shards`` lie beside the shard that has them, which hangs itself when it is asked for
+    ``hangs_from_k`` or more. ``attributes`` of a deleted document are None. ``texts``: all different unless
+    given. ``most_matching``: if more documents match a filter, the librarian does not name them; None: never.
     """
 
     def __init__(
@@ -58,10 +60,13 @@ class Corpus:
         timeout_s: float = 5.0,
         most_matching: int | None = None,
         passages_each: int = 1,
+        hangs_from_k: float = math.inf,
+        hanging_shards: int = 0,
     ) -> None:
         self.asked: list[int] = []
         self.among: list[list[str] | None] = []
         self.matching_asked = 0
+        self.hung = 0
         self.embedded: list[str] = []
         self.position = self.shard_position = 1
         self.attributes = list(attributes)
@@ -120,8 +125,21 @@ class Corpus:
         embedder = Part(embed_query=embed_query)
         reranker = Part(scores=rerank) if rerank else None
         config = parse({"retrieval": {"timeout_s": timeout_s}})
-        shard = Part(search=search, search_among=search_among)
-        self._searcher = Searcher(config, librarian, embedder, [shard], reranker)  # type: ignore[arg-type,list-item]
+
+        async def search_or_hang(
+            stores: Sequence[StoreId], vector: Any, k: int, question: str | None
+        ) -> Stage:
+            if k >= hangs_from_k:
+                await asyncio.sleep(60)
+            return search(stores, vector, k, question)
+
+        async def hang(*_: Any) -> None:
+            self.hung += 1
+            await asyncio.sleep(60)
+
+        shards = [Part(search=search_or_hang, search_among=search_among)]
+        shards += [Part(search=hang, search_among=hang)] * hanging_shards
+        self._searcher = Searcher(config, librarian, embedder, shards, reranker)  # type: ignore[arg-type]
 
     def search(self, question: str = "question", tenant: str = "t", **wanted: Any) -> Found:
         retrieval = Retrieval(store_ids=(STORE,), top_k=4, **wanted)
@@ -146,6 +164,33 @@ def test_search_goes_on_when_a_filter_leaves_too_few() -> None:
     corpus = Corpus([1 - i / 100 for i in range(100)], [{"odd": i % 8 == 7} for i in range(100)])
     assert ids(corpus.search(filters=Comparison("odd", "eq", True))) == ["7", "15", "23", "31"]
     assert corpus.asked == [4, 16, 64]
+
+
+def test_what_was_found_is_shown_when_a_wider_look_is_late() -> None:
+    few = [{"state": "kept" if i < 2 else "old"} for i in range(1000)]
+    corpus = Corpus([1 - i / 1000 for i in range(1000)], few, timeout_s=0.1, hangs_from_k=100)
+    found = corpus.search(filters=Comparison("state", "eq", "kept"))
+    assert ids(found) == ["0", "1"] and found.is_final
+    assert found.degraded == (search.LATE,)
+    assert corpus.asked == [4, 16, 64]
+
+
+def test_shard_that_hangs_is_waited_for_once_however_often_a_search_looks_further() -> None:
+    last = [{"user": "x" if i >= 2000 else "y"} for i in range(3000)]
+    corpus = Corpus([1 - i / 3000 for i in range(3000)], last, timeout_s=0.1, hanging_shards=1)
+    found = corpus.search(filters=user_is("x"))
+    assert ids(found) == ["2000", "2001", "2002", "2003"]
+    assert len(corpus.asked) == 6 and corpus.hung == 1
+    assert [each for each in found.degraded if "shard 1" in each]
+
+
+def test_attributes_of_other_documents_are_told_where_they_are_asked_for() -> None:
+    corpus = Corpus([0.9, 0.8, 0.1], [{"n": 0}, {"n": 1}, None, {"n": 3}])
+    retrieval = Retrieval(store_ids=(STORE,), top_k=1)
+    also = [(STORE, DocId("3")), (STORE, DocId("2")), (STORE, DocId("0"))]
+    found = asyncio.run(corpus._searcher.search(TenantId("t"), "question", retrieval, also))
+    assert ids(found) == ["0"]
+    assert found.attributes == {(STORE, "0"): {"n": 0}, (STORE, "3"): {"n": 3}}
 
 
 def test_filter_is_asked_once_per_document(monkeypatch: pytest.MonkeyPatch) -> None:
