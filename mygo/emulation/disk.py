@@ -83,6 +83,10 @@ class EmulatedDisk(SecondaryTierManager):  # type: ignore[misc]
     def find(self, key: OffloadKey) -> Presence:
         return Presence.HERE if self.holds(key) else Presence.ABSENT
 
+    def is_stuck(self, key: OffloadKey) -> bool:
+        """Never: this drive always answers."""
+        return False
+
     @property
     def queued_read_bytes(self) -> int:
         return self._chunk_bytes * sum(len(job.moving) for job in self._reads.values())

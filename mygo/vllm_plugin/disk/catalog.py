@@ -98,10 +98,6 @@ class Catalog:
         """Whether it may be read."""
         return key in self._known or key in self._idle
 
-    def keys(self) -> list[ChunkKey]:
-        """All readable chunks."""
-        return [*self._idle, *self._known]
-
     def is_idle(self, key: ChunkKey) -> bool:
         return key in self._idle
 

@@ -75,7 +75,9 @@ class ChunkFiles:
             )
             if whole:
                 if time.time() - status.st_mtime > STAMP_INTERVAL_S:
-                    os.utime(fd)
+                    # a file system may have become read-only: the chunk only looks older than it is
+                    with contextlib.suppress(OSError):
+                        os.utime(fd)
                 return ReadOutcome.INTACT
         finally:
             os.close(fd)
@@ -160,10 +162,11 @@ class ChunkFiles:
         return OrderedDict((key, used_s) for used_s, key in found)
 
     def _entries(self) -> Iterator[os.DirEntry[str]]:
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as folders:
+        gone = contextlib.suppress(FileNotFoundError)  # somebody may be deleting them
+        with gone, os.scandir(self.folder) as folders:
             for each in folders:
                 if each.is_dir(follow_symlinks=False):
-                    with os.scandir(each.path) as entries:
+                    with gone, os.scandir(each.path) as entries:
                         yield from entries
 
     def _path(self, key: ChunkKey) -> Path:

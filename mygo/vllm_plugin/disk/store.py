@@ -110,10 +110,6 @@ class DiskStore:
         """Let ``order`` choose who leaves, instead of least recent use. Before the first read or write."""
         self._catalog.attach(order)
 
-    def keys(self) -> list[ChunkKey]:
-        """All chunks that can be read."""
-        return self._catalog.keys()
-
     def holds(self, key: ChunkKey) -> bool:
         """Whether it is stored, be the drive in order or not, and need not be purged."""
         return key in self._catalog and not self._may_be_doomed(key)
@@ -126,6 +122,10 @@ class DiskStore:
         if not self.holds(key) or not self._may_read.allows(now_s) or self._is_stalled(now_s):
             return Presence.ABSENT
         return Presence.HERE
+
+    def is_stuck(self, key: ChunkKey) -> bool:
+        """It is being read, and may be for ever: nobody is to wait for it."""
+        return key in self._reads and self._is_stalled(time.monotonic())
 
     def touch(self, keys: Iterable[ChunkKey]) -> None:
         """Chunks were used, whether from here or from a faster tier; others do not matter."""
@@ -207,13 +207,12 @@ class DiskStore:
                     self._end_erase(task, now_s)
                 case Scan() as task:
                     self._end_scan(task)
+                # a stamp that failed: at worst a chunk looks older than it is
                 case ReadTags() as task:
                     self._lineage.reading = False
                     self._lineage.learn(task.tags)
                     self.purge(task.unreadable)
                     self._purge_found()
-                case Stamp():
-                    pass  # at worst a chunk looks older than it is
         if self._unerased and now_s >= self._retry_erase_s:
             keys, self._unerased = self._unerased, []
             self._erase(keys, Lane.WRITE)

@@ -171,10 +171,11 @@ class TierScheduler(OffloadingConnectorScheduler):  # type: ignore[misc]
             yield Run(tier, sum(block_tokens for _ in run))
 
     def _expected_in(self, key: OffloadKey) -> Tier | None:
-        """Where a block will be found; after a start, the disk may not know yet what it has."""
-        if self._host.holds(key):
-            return Tier.HOST
+        """Where a block will be found; after a start, the disk may not know yet what it has. What comes to
+        host memory by a read that does not come back is nowhere."""
         store = self._disk.store if self._disk is not None else None
+        if self._host.holds(key):
+            return Tier.HOST if store is None or not store.is_stuck(key) else None
         return Tier.DISK if store is not None and store.find(key) is not Presence.ABSENT else None
 
     def tier_of(self, key: OffloadKey) -> Tier | None:

@@ -69,6 +69,29 @@ def test_vllms_own_offloading_hits_the_same_tiers(policy: str) -> None:
     )
 
 
+def test_nobody_waits_for_a_read_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that came before the drive stood still ask again in each step, as those that come after it do."""
+    core = engine(TWO, 3 * TOKENS, 100 * TOKENS, policy="lru", load_gate=False, prefetch=False)
+    documents(core, "abcde")
+    disk = core._scheduler._scheduler.connector._tiers._offload._disk
+    monkeypatch.setattr(disk._drive, "_chunk_s", 1e9)
+    stuck = False
+
+    def is_stuck(_: object, key: object) -> bool:
+        return stuck and any(key in job.moving for job in disk._reads.values())
+
+    monkeypatch.setattr(type(disk), "is_stuck", is_stuck)
+    core.add(request("first", [text(ord("a"), TOKENS)]), 100.0)
+    while core.next_event_s < 110.0:
+        core.advance(core.next_event_s)
+    assert disk._reads and core.open_requests == 1
+    stuck = True
+    core.add(request("second", [text(ord("a"), TOKENS)]), 200.0)
+    while core.open_requests:
+        assert core.next_event_s < 300.0
+        core.advance(core.next_event_s)
+
+
 def test_load_before_the_computation_takes_as_long_as_the_links_say() -> None:
     core = engine(TWO, 3 * TOKENS, 100 * TOKENS, layerwise=False, load_gate=False, policy="lru")
     documents(core, "abcde")

@@ -282,6 +282,37 @@ def test_reads_take_the_time_of_the_slower_drive(tmp_path: Path) -> None:
     assert store.speed.bytes_per_s is not None and store.speed.bytes_per_s < 1.3 * FILE_BYTES / 0.01
 
 
+def test_old_chunk_is_read_when_the_file_system_has_become_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(chunk_files(tmp_path))
+    assert write(store, 1)
+    os.utime(path_of(tmp_path, 1), (1, 1))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert read(store, 1) == payload(1)
+    assert store.stats.read_errors == 0
+
+
+def test_read_that_does_not_come_back_is_stuck_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, gate = faulty_files(tmp_path), threading.Event()
+    store = open_store(files)
+    assert write(store, 1) and write(store, 2)
+    files.read_fault = lambda: gate.wait(10) and None
+    assert store.read(key(1), memoryview(bytearray(len(payload(1)))))
+    assert not store.is_stuck(key(1))
+    monkeypatch.setattr(store_module, "STALLED_S", 0.0)
+    assert store.is_stuck(key(1)) and not store.is_stuck(key(2))
+    gate.set()
+    settle(store)
+    assert not store.is_stuck(key(1))
+
+
 # -- purge
 
 
