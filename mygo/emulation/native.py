@@ -35,6 +35,8 @@ class NativeScheduler(TierScheduler):
         policy = spec.get_manager().primary_tier._policy
         super().__init__(spec, *parts, gate=False, layerwise=False, prefetch=False)
         self.manager.primary_tier._policy = policy
+        # which ours does without: vLLM's policies learn from it what a request has used
+        del self.manager.primary_tier._record_request_cache_access
         self._host: Any = _VllmPolicy(policy)
         self._demotion = None
         for disk in spec.disks:

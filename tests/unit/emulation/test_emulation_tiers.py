@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,20 @@ def test_vllms_own_offloading_hits_the_same_tiers(policy: str) -> None:
         0,
         480,
     )
+
+
+def test_vllms_own_policies_learn_what_requests_use() -> None:
+    """Exact counts of a skewed load: without use, both would be first in, first out, and alike."""
+    found: dict[str, tuple[int, ...]] = {}
+    for policy in ("lru", "arc"):
+        rng = random.Random(0)
+        core = engine(1024, 3 * TOKENS, 100 * TOKENS, policy=policy, vllm_offloading=True)
+        hits = [
+            tiers(ask(core, f"{at} x", [text(min(int(rng.expovariate(0.3)), 20), TOKENS)], at))
+            for at in range(60)
+        ]
+        found[policy] = tuple(map(sum, zip(*hits, strict=True)))
+    assert found == {"lru": (3120, 3152, 16768), "arc": (3120, 3776, 16144)}
 
 
 def test_nobody_waits_for_a_read_that_does_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
