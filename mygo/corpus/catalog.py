@@ -12,7 +12,7 @@ from typing import Final
 from mygo.corpus.blobs import Blobs
 from mygo.corpus.database import Database
 from mygo.corpus.journal import Journal
-from mygo.corpus.matching import files_matching, index_attributes
+from mygo.corpus.matching import attributes_of, files_matching, index_attributes
 from mygo.corpus.pages import Listing, PageRequest
 from mygo.corpus.records import (
     Attributes,
@@ -26,7 +26,7 @@ from mygo.corpus.records import (
     store_file_of,
     store_of,
 )
-from mygo.errors import BadRequest, Conflict, NotFound
+from mygo.errors import BadRequest, Conflict, MygoError, NotFound
 from mygo.filters import Filter
 from mygo.types import PUBLIC, DocId, DomainTag, Reuse, StoreId, TenantId
 
@@ -226,7 +226,12 @@ class Catalog:
 
     def content(self, tenant: TenantId, file_id: DocId) -> bytes:
         """The bytes that were uploaded."""
-        return self._blobs.read(self.get_file(tenant, file_id).sha256)
+        file = self.get_file(tenant, file_id)
+        try:
+            return self._blobs.read(file.sha256)
+        except MygoError:
+            self.get_file(tenant, file_id)  # it may have been deleted meanwhile
+            raise
 
     def delete_file(self, tenant: TenantId, file_id: DocId) -> None:
         """Delete a file, and its document from every store that has it."""
@@ -294,13 +299,7 @@ class Catalog:
     def attributes_of(self, documents: Sequence[tuple[StoreId, DocId]]) -> list[Attributes | None]:
         """For each (store, document): the attributes of its file; None if it is not there any more."""
         with self._database.reading() as connection:
-            rows = [
-                connection.execute(
-                    "SELECT attributes FROM store_files WHERE store_id = ? AND file_id = ?", pair
-                ).fetchone()
-                for pair in documents
-            ]
-        return [None if row is None else json.loads(row["attributes"]) for row in rows]
+            return [attributes_of(connection, *pair) for pair in documents]
 
     def matching(
         self,

@@ -65,6 +65,14 @@ def index_attributes(
     )
 
 
+def attributes_of(connection: sqlite3.Connection, store_id: StoreId, file_id: DocId) -> Attributes | None:
+    """None for a file that is not attached."""
+    row = connection.execute(
+        "SELECT attributes FROM store_files WHERE store_id = ? AND file_id = ?", (store_id, file_id)
+    ).fetchone()
+    return None if row is None else json.loads(row["attributes"])
+
+
 def files_matching(
     connection: sqlite3.Connection,
     store_ids: Sequence[StoreId],

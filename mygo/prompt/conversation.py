@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -41,8 +40,9 @@ class Conversations:
         *,
         root: SegmentKey,
         system: str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """``clock``: of ``came_s``, see ``remember``."""
         self._capacity = capacity
         self._clock = clock
         self._identity = (root, system)

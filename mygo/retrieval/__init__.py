@@ -39,8 +39,8 @@ Why
   its GPU package can neither remove nor name their vectors. Without a GPU the same code runs on the CPU,
   where the tests run it.
 
-Read in this order: ``shard``, ``nearest``, ``index``, ``kinds``, ``ivf``, ``gpu``, ``texts``, ``merge``,
-``fusion``, ``rerank``, ``recent``, ``replay``, ``contents``, ``snapshot``, ``embed``.
+Read in this order: ``shard``, ``nearest``, ``index``, ``kinds``, ``ivf``, ``gpu``, ``texts``, ``found``,
+``merge``, ``fusion``, ``rerank``, ``recent``, ``replay``, ``contents``, ``snapshot``, ``embed``.
 """
 
 from mygo.retrieval import snapshot

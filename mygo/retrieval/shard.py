@@ -15,11 +15,12 @@ import numpy as np
 
 from mygo.config_retrieval import RetrievalConfig
 from mygo.retrieval.contents import StoreContents, batches
+from mygo.retrieval.found import Places, places_of, rows_by_words, with_texts
 from mygo.retrieval.index import IndexKind, Rows, VectorIndex, Vectors
 from mygo.retrieval.kinds import IndexBuilder
 from mygo.retrieval.lock import ReadWriteLock
 from mygo.retrieval.merge import Stage, merge
-from mygo.retrieval.nearest import SPARE_CANDIDATES, Chosen, nearest_staged
+from mygo.retrieval.nearest import CheckCancelled, Chosen, nearest_staged
 from mygo.retrieval.texts import PassageTexts
 from mygo.types import ContentHash, DocId, Passage, ScoredPassage, StoreId
 
@@ -30,8 +31,6 @@ _COPIED_LAST = 500
 """The same while updates wait: it takes half a second at most."""
 _SAMPLE_SEED = 1
 _TEXTS_AT_ONCE = 1_000
-_Places: TypeAlias = dict[int, tuple[StoreId, int]]
-"""Where a passage that was found lies: by its identity, (store, row)."""
 Documents: TypeAlias = Mapping[StoreId, Collection[DocId]]
 """Some documents of some stores."""
 
@@ -50,6 +49,8 @@ class _Store:
     """By row id, in rising order; without their texts, which lie on disk."""
     documents: dict[DocId, list[int]] = field(default_factory=dict)
     """Row ids of each document."""
+    rebuild_attempts: int = 0
+    """Since one succeeded."""
 
 
 class Shard:
@@ -152,16 +153,20 @@ class Shard:
         """
         with self._rebuilding:
             with self._updating:
-                outgrown = ((key, store) for key, store in self._stores.items() if store.index.outgrown)
-                store_id, store = next(outgrown, (None, None))
-                if store_id is None or store is None:
+                outgrown = [key for key, store in self._stores.items() if store.index.outgrown]
+                if not outgrown:
                     return False
+                # one that fails every time must not keep the others from it
+                store_id = min(outgrown, key=lambda key: self._stores[key].rebuild_attempts)
+                store = self._stores[store_id]
+                store.rebuild_attempts += 1
                 rows = _row_array(store.passages)
                 sampled = self._builder.training_vectors(len(rows))
                 chosen = np.random.default_rng(_SAMPLE_SEED).permutation(len(rows))[:sampled]
                 sample = store.index.vectors(rows[np.sort(chosen)])
             successor = self._builder.built(sample, len(rows))
             self._replace(store_id, store, successor)
+            store.rebuild_attempts = 0
         return True
 
     def _replace(self, store_id: StoreId, store: _Store, successor: VectorIndex) -> None:
@@ -209,13 +214,14 @@ class Shard:
         stage_s: float,
         question: str | None = None,
         documents: Documents | None = None,
+        check_cancelled: CheckCancelled = lambda: None,
     ) -> Generator[Stage, None, None]:
         """``search`` in stages of about ``stage_s`` seconds: the last one is the same passages and scores.
 
         ``question``: also search for its words, if the shard has an index of them. ``documents``: search only
         these of the stores, exactly whatever the index's kind, in one stage; those that are not here are
-        ignored. Updates wait until the iterator has ended or is closed, so take the stages as fast as they
-        come.
+        ignored. ``check_cancelled``: called between steps; what it raises ends the search. Updates wait until
+        the iterator has ended or is closed, so take the stages as fast as they come.
         """
         assert vector.shape == (self.dimensions,), f"query {vector.shape}, shard has {self.dimensions}"
         assert k >= 1, f"k is {k}"
@@ -223,27 +229,33 @@ class Shard:
             held = sorted(self._stores.keys() & store_ids)
             stores = [self._stores[store_id] for store_id in held]
             chosen = None if documents is None else self._rows(held, documents)
-            by_words = self._by_words(held, question, k, chosen) if question is not None else ()
+            by_words = (
+                self._by_words(held, question, k, chosen, check_cancelled) if question is not None else ()
+            )
             searches = [
                 nearest_staged(
-                    store.index if chosen is None else Chosen(store.index, _row_array(chosen[store_id])),
+                    store.index
+                    if chosen is None
+                    else Chosen(store.index, _row_array(chosen[store_id]), check_cancelled),
                     store.passages,
                     vector,
                     k,
                     stage_s / len(stores),
+                    check_cancelled,
                 )
                 for store_id, store in zip(held, stores, strict=True)
             ]
             rankings: list[list[ScoredPassage]] = [[] for _ in stores]
-            places: _Places = {}
+            places: Places = {}
             searching = dict(enumerate(searches))
             while searching:
                 for number, search in list(searching.items()):
                     rows, rankings[number], is_last = next(search)
-                    places.update(_places(held[number], rows, rankings[number]))
+                    places.update(places_of(held[number], rows, rankings[number]))
                     if is_last:
                         del searching[number]
-                yield Stage(self._with_texts(merge(rankings, k), places), not searching, by_words)
+                whole = with_texts(self._texts, merge(rankings, k), places, check_cancelled)
+                yield Stage(whole, not searching, by_words)
             if not stores:
                 yield Stage((), is_final=True)
 
@@ -336,40 +348,23 @@ class Shard:
         return rows
 
     def _by_words(
-        self, store_ids: Sequence[StoreId], question: str, k: int, chosen: dict[StoreId, list[int]] | None
+        self,
+        store_ids: Sequence[StoreId],
+        question: str,
+        k: int,
+        chosen: dict[StoreId, list[int]] | None,
+        check_cancelled: CheckCancelled,
     ) -> tuple[ScoredPassage, ...]:
         """``chosen``: by store, the rows that are searched; None for all."""
         rankings: list[list[ScoredPassage]] = []
-        places: _Places = {}
+        places: Places = {}
         for store_id in store_ids:
-            found = self._rows_by_words(store_id, question, k, None if chosen is None else chosen[store_id])
             passages = self._stores[store_id].passages
+            among = None if chosen is None else chosen[store_id]
+            found = rows_by_words(self._texts, store_id, passages, question, k, among, check_cancelled)
             rankings.append([ScoredPassage(passages[row], score) for row, score in found])
-            places.update(_places(store_id, [row for row, _ in found], rankings[-1]))
-        return self._with_texts(merge(rankings, k), places)
-
-    def _rows_by_words(
-        self, store_id: StoreId, question: str, k: int, chosen: list[int] | None
-    ) -> list[tuple[int, float]]:
-        """Of ``k`` distinct texts of documents at least, if there are so many: a document may repeat one."""
-        passages = self._stores[store_id].passages
-        fetched = k + SPARE_CANDIDATES
-        while True:
-            found = self._texts.search(store_id, question, fetched, chosen)
-            # a row without a passage is of an update that failed after its texts were written
-            known = [(row, score) for row, score in found if row in passages]
-            distinct = {(passages[row].doc_id, passages[row].content_hash) for row, _ in known}
-            if len(found) < fetched or len(distinct) >= k:
-                return known
-            fetched *= 4
-
-    def _with_texts(self, ranking: Iterable[ScoredPassage], places: _Places) -> tuple[ScoredPassage, ...]:
-        whole: list[ScoredPassage] = []
-        for scored in ranking:
-            store_id, row = places[id(scored.passage)]
-            text = self._texts.texts(store_id, [row])[row]
-            whole.append(ScoredPassage(replace(scored.passage, text=text), scored.score))
-        return tuple(whole)
+            places.update(places_of(store_id, [row for row, _ in found], rankings[-1]))
+        return with_texts(self._texts, merge(rankings, k), places, check_cancelled)
 
     def _passages(self, store_id: StoreId, store: _Store) -> Iterator[Passage]:
         """With their texts, some at a time."""
@@ -388,10 +383,6 @@ def _record(store: _Store, passages: Iterable[tuple[int, Passage]]) -> None:
     for row, passage in passages:
         store.passages[row] = replace(passage, text="")
         store.documents.setdefault(passage.doc_id, []).append(row)
-
-
-def _places(store_id: StoreId, rows: Iterable[int], ranking: Iterable[ScoredPassage]) -> _Places:
-    return {id(scored.passage): (store_id, row) for row, scored in zip(rows, ranking, strict=True)}
 
 
 def _row_array(rows: Collection[int]) -> Rows:

@@ -82,10 +82,8 @@ class PassageTexts:
         found: dict[int, str] = {}
         with self._calls:
             if table := self._tables.get(store_id):
-                query = f"SELECT text FROM {table} WHERE rowid = ?"
-                for row in rows:
-                    if text := self._database.execute(query, (row,)).fetchone():
-                        found[row] = text[0]
+                query = f"SELECT rowid, text FROM {table} WHERE rowid IN (SELECT value FROM json_each(?))"
+                found.update(self._database.execute(query, (json.dumps(list(rows)),)))
         return found
 
     def search(

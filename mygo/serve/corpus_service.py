@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -21,10 +21,11 @@ from mygo.api.service import (
     StoreView,
 )
 from mygo.corpus import Batch, File, PageRequest, Store, StoreFile, StoreFileStatus, StoreUsage
-from mygo.errors import Unavailable
 from mygo.serve.calls import reply
 from mygo.serve.librarian import Librarian
 from mygo.types import PUBLIC, DocId, Reuse, StoreId, TenantId
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -151,9 +152,11 @@ class CorpusService:
         return _batch_view(await self._ask(Librarian.cancel_batch, tenant, store_id, batch_id))
 
     async def remember_response(self, tenant: TenantId, response_id: str, value: bytes) -> None:
-        with contextlib.suppress(Unavailable, TimeoutError):
+        try:
             async with asyncio.timeout(REMEMBER_S):
                 await self._ask(Librarian.remember_response, tenant, response_id, value)
+        except Exception as error:  # the answer is whole; only a next one cannot refer to it
+            logger.warning("response %s is not remembered: %r", response_id, error)
 
     async def recall_response(self, tenant: TenantId, response_id: str) -> bytes | None:
         return await self._ask(Librarian.recall_response, tenant, response_id)

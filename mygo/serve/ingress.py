@@ -83,7 +83,7 @@ class Ingress(CorpusService):
             default_max_tokens=config.prompt.default_max_tokens,
         )
         self._conversations = Conversations(
-            config.prompt.conversations, root=root, system=config.prompt.system
+            config.prompt.conversations, root=root, system=config.prompt.system, clock=time.monotonic
         )
         self._dispatcher = Dispatcher(config, workers, directory, rng=random.Random())
         self._searcher = Searcher(config, librarian, embedder, shards, reranker)

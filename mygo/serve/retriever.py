@@ -13,7 +13,7 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -95,17 +95,15 @@ class ShardServer:
         self, store_ids: Sequence[StoreId], vector: Vectors, k: int, question: str | None = None
     ) -> Stage:
         """The final stage alone."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._searches, self._search, store_ids, vector, k, question)
+        return await self._search(store_ids, vector, k, question)
 
     async def search_among(
         self, documents: Documents, vector: Vectors, k: int, question: str | None = None
     ) -> Stage:
         """Only these documents, exactly; it has one stage."""
-        work = partial(self._search, documents, vector, k, question, documents)
-        return await asyncio.get_running_loop().run_in_executor(self._searches, work)
+        return await self._search(documents, vector, k, question, documents)
 
-    def _search(
+    async def _search(
         self,
         store_ids: Iterable[StoreId],
         vector: Vectors,
@@ -113,10 +111,20 @@ class ShardServer:
         question: str | None,
         documents: Documents | None = None,
     ) -> Stage:
-        position = self._replayer.position
-        stores = frozenset(store_ids)
-        (stage,) = self._shard.search_staged(stores, vector, k, math.inf, question, documents)
-        return self._dated(stage, position)
+        """Cancelled, it ends soon: other searches wait for its thread."""
+        given_up = threading.Event()
+
+        def search() -> Stage:
+            position = self._replayer.position
+            (stage,) = self._shard.search_staged(
+                frozenset(store_ids), vector, k, math.inf, question, documents, partial(_end_if, given_up)
+            )
+            return self._dated(stage, position)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._searches, search)
+        finally:
+            given_up.set()
 
     def _dated(self, stage: Stage, position: int) -> Stage:
         return replace(stage, position=position, is_replaying=position < self._known_from)
@@ -128,7 +136,7 @@ class ShardServer:
         k: int,
         question: str | None = None,
     ) -> AsyncGenerator[Stage, None]:
-        """Stages of about ``retrieval.stage_s``. Closing the iterator ends the search after its stage.
+        """Stages of about ``retrieval.stage_s``. Closing the iterator ends the search soon.
 
         The search runs ahead of whoever takes the stages: updates wait for it, and must not wait for them.
         """
@@ -139,7 +147,12 @@ class ShardServer:
         def search() -> None:
             position = self._replayer.position
             stages = self._shard.search_staged(
-                frozenset(store_ids), vector, k, self._retrieval.stage_s, question
+                frozenset(store_ids),
+                vector,
+                k,
+                self._retrieval.stage_s,
+                question,
+                check_cancelled=partial(_end_if, given_up),
             )
             with contextlib.closing(stages):
                 for stage in stages:
@@ -240,6 +253,11 @@ class ShardServer:
         return await asyncio.get_running_loop().run_in_executor(self._updates, work, *args)
 
 
+def _end_if(given_up: threading.Event) -> None:
+    if given_up.is_set():
+        raise CancelledError
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """What to look for, and where."""
@@ -293,13 +311,11 @@ class Retriever:
         """The best ``k`` of all shards that answer in time. Raises Unavailable if none does. ``without``:
         shards that are lost as it is, and not asked. ``within_s``: by default ``timeout_s``."""
         merged = ShardStages(len(self._shards), k, query.weights)
-        asked = [index for index in range(len(self._shards)) if index not in without]
         for index in without:
             merged.lose(index)
-        answers = await asyncio.gather(
-            *(self._ask(self._shards[index], query, k, within_s) for index in asked),
-            return_exceptions=True,
-        )
+        asked = [index for index in range(len(self._shards)) if index not in without]
+        asking = (self._ask(self._shards[index], query, k, within_s) for index in asked)
+        answers = await asyncio.gather(*asking, return_exceptions=True)
         for index, answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException):
                 self._lose(merged, index, answer)

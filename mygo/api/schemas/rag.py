@@ -46,10 +46,19 @@ class FilterPart(Part):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         if self.type in ("and", "or"):
+            for name in ("key", "value"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"a filter of type {self.type!r} takes no {name}: compare in its filters instead"
+                    )
             if not self.filters:
                 raise ValueError(f"a filter of type {self.type!r} needs a non-empty list of filters")
         elif not self.key:
             raise ValueError(f"a filter of type {self.type!r} needs a key")
+        elif self.filters is not None:
+            raise ValueError(
+                f"a filter of type {self.type!r} takes no filters: remove them, or combine with 'and' or 'or'"
+            )
         elif self.type in ("in", "nin"):
             if not isinstance(self.value, list) or not all(is_scalar(each) for each in self.value):
                 raise ValueError(
@@ -62,8 +71,8 @@ class FilterPart(Part):
     @property
     def values(self) -> int:
         """That a file is compared with; an empty list counts, too: to look at it takes as long."""
-        if self.filters is not None:
-            return sum(part.values for part in self.filters)
+        if self.type in ("and", "or"):
+            return sum(part.values for part in self.filters or ())
         return max(1, len(self.value)) if isinstance(self.value, list) else 1
 
     def to_filter(self, depth: int = 1) -> Filter:

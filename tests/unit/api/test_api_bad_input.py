@@ -156,6 +156,7 @@ def test_deep_filters_are_refused(face):
         {"type": "and", "filters": []},
         {"type": "xor", "filters": []},
         {"type": "eq", "key": "k", "value": None},
+        {"type": "eq", "key": "k", "value": 1, "filters": []},
     ],
 )
 def test_filter_is_refused_when_it_is_not_whole(face, filters):
@@ -365,6 +366,22 @@ def test_body_is_refused_soon_when_it_holds_very_many_things(model, body, param)
 def test_number_is_refused_when_json_could_not_send_it_back(model, body, number) -> None:
     with pytest.raises(BadRequest):
         parse_json(model, (body % number).encode())
+
+
+@pytest.mark.parametrize(
+    ("filters", "problem"),
+    [
+        ('{"type": "in", "key": "k", "value": [1], "filters": [%s]}', "'in' takes no filters: remove them"),
+        ('{"type": "eq", "key": "k", "value": 1, "filters": [%s]}', "'eq' takes no filters: remove them"),
+        ('{"type": "and", "key": "k", "filters": [%s]}', "'and' takes no key: compare in its filters"),
+        ('{"type": "or", "value": NaN, "filters": [%s]}', "'or' takes no value: compare in its filters"),
+    ],
+)
+def test_filter_is_refused_when_it_is_a_comparison_and_a_compound(filters, problem) -> None:
+    body = '{"query": "x", "filters": %s}' % (filters % '{"type": "eq", "key": "k", "value": 1}')
+    with pytest.raises(BadRequest, match=problem) as refusal:
+        parse_json(SearchBody, body.encode())
+    assert refusal.value.param == "filters"
 
 
 @pytest.mark.parametrize("nested", [False, True])

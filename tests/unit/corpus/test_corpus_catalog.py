@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mygo.corpus import Catalog, Library, PageRequest, StoreFileStatus
+from mygo.corpus.blobs import Blobs
 from mygo.errors import BadRequest, Conflict, MygoError, NotFound, OutOfSpace
 from mygo.types import PUBLIC, DocId, DomainTag, Reuse, StoreId, TenantId
 
@@ -251,6 +252,21 @@ def test_content_says_so_when_the_disk_lost_it(catalog: Catalog, tmp_path: Path)
         catalog.content(ACME, file.id)
     path.unlink()
     with pytest.raises(MygoError, match="is missing; restore a backup"):
+        catalog.content(ACME, file.id)
+
+
+def test_content_is_not_found_when_its_file_is_deleted_meanwhile(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = catalog.add_file(ACME, "a", b"text")
+    read = Blobs.read
+
+    def read_late(blobs: Blobs, sha256: str) -> bytes:
+        catalog.delete_file(ACME, file.id)
+        return read(blobs, sha256)
+
+    monkeypatch.setattr(Blobs, "read", read_late)
+    with pytest.raises(NotFound, match="no file"):
         catalog.content(ACME, file.id)
 
 

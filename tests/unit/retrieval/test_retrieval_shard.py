@@ -18,6 +18,7 @@ from mygo.retrieval.contents import StoreContents
 from mygo.retrieval.flat import FlatIndex
 from mygo.retrieval.index import IndexKind, VectorIndex, Vectors
 from mygo.retrieval.kinds import IndexBuilder
+from mygo.retrieval.nearest import Chosen
 from mygo.retrieval.texts import PassageTexts
 from mygo.types import DocId, Passage, ScoredPassage, StoreId
 
@@ -245,6 +246,30 @@ def test_rebuild_is_given_up_when_its_store_is_dropped(monkeypatch: pytest.Monke
     assert not shard.rebuild_outgrown()
 
 
+def test_stores_are_rebuilt_in_turn_when_one_fails_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = make_shard(approximate_from_vectors=10)
+    real_built = IndexBuilder.built
+    attempts: list[int] = []
+
+    def built(builder: IndexBuilder, sample: Vectors, vectors: int) -> VectorIndex:
+        attempts.append(vectors)
+        if vectors == 20:
+            raise OSError("no room")
+        return real_built(builder, sample, vectors)
+
+    monkeypatch.setattr(IndexBuilder, "built", built)
+    put(shard, "failing", *(f"text {number}" for number in range(20)))
+    put(shard, "other", *(f"text {number}" for number in range(30)), store=B)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no room"):
+            shard.rebuild_outgrown()
+        assert attempts[-1] == 20
+        if len(attempts) == 1:
+            assert shard.rebuild_outgrown()
+    assert attempts == [20, 30, 20]
+    assert (shard.kind(A), shard.kind(B)) == (IndexKind.FLAT, IndexKind.IVF)
+
+
 def test_last_stage_is_the_search_in_one_go_when_stores_differ_in_size_and_kind() -> None:
     shard = make_shard(approximate_from_vectors=100, ivf_probes=20)
     put(shard, "large", *(f"{number % 50}|{number}" for number in range(2000)))
@@ -326,6 +351,52 @@ def test_update_goes_on_when_a_staged_search_is_given_up() -> None:
     search.close()
     put(shard, "later", "query")
     assert found(shard, "query", 1) == [("later", 0)]
+
+
+@pytest.mark.parametrize("documents", [None, {A: [DocId(f"file-{number}") for number in range(500)]}])
+def test_search_ends_at_its_next_step_when_it_is_cancelled(
+    documents: dict[StoreId, list[DocId]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario: ties that take several look-ups, and more texts than are read at once."""
+    shard = make_shard()
+    for number in range(500):
+        put(shard, f"file-{number}", "lynx")
+    steps: list[str] = []
+
+    def count(part: type, name: str) -> None:
+        real = getattr(part, name)
+
+        def counted(*arguments: Any) -> Any:
+            steps.append(f"{part.__name__}.{name}")
+            return real(*arguments)
+
+        monkeypatch.setattr(part, name, counted)
+
+    count(FlatIndex, "search")
+    count(Chosen, "search")
+    count(PassageTexts, "search")
+    count(PassageTexts, "texts")
+
+    class Cancelled(Exception):
+        pass
+
+    def search(most_steps: int) -> None:
+        def check() -> None:
+            if len(steps) >= most_steps:
+                raise Cancelled
+
+        steps.clear()
+        query = embed(["lynx"])[0]
+        list(shard.search_staged({A}, query, 200, 1.0, "lynx", documents, check))
+
+    search(1000)
+    whole = list(steps)
+    assert len(whole) >= 7 and len(set(whole)) == 3, "words, vectors, texts"
+    for most_steps in range(len(whole)):
+        with pytest.raises(Cancelled):
+            search(most_steps)
+        assert steps == whole[:most_steps]
+    put(shard, "later", "fox")
 
 
 def test_words_follow_updates_and_stay_in_their_store() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from open_librarian import open_librarian
 from ray.exceptions import ActorDiedError
 from tokenizers import Tokenizer
@@ -110,5 +111,30 @@ def test_response_is_known_to_every_ingress_and_lost_without_an_error_when_the_l
 
         handle = SimpleNamespace(remember_response=SimpleNamespace(remote=away))
         await CorpusService(handle).remember_response(ACME, "resp_2", b"text")  # type: ignore[arg-type]
+
+    asyncio.run(scenario())
+
+
+def test_response_that_cannot_be_remembered_costs_its_answer_nothing_whatever_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(*arguments: Any) -> None:
+        raise ValueError("unexpected")
+
+    async def hangs(*arguments: Any) -> None:
+        await asyncio.sleep(60)
+
+    def service(remember: Any) -> CorpusService:
+        handle = SimpleNamespace(remember_response=SimpleNamespace(remote=remember))
+        return CorpusService(handle)  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        await service(fails).remember_response(ACME, "resp_1", b"text")
+        assert "resp_1 is not remembered: ValueError('unexpected')" in caplog.text
+        remembering = asyncio.create_task(service(hangs).remember_response(ACME, "resp_2", b"text"))
+        await asyncio.sleep(0)
+        remembering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await remembering
 
     asyncio.run(scenario())

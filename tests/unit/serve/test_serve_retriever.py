@@ -18,6 +18,7 @@ from mygo.corpus import Upsert
 from mygo.errors import Unavailable
 from mygo.retrieval import SearchResult, Shard, Stage, Weights, snapshot
 from mygo.retrieval.kinds import IndexBuilder
+from mygo.retrieval.texts import PassageTexts
 from mygo.serve import retriever
 from mygo.serve.retriever import Query, Retriever, ShardServer
 from mygo.types import PUBLIC, ContentHash, DocId, Passage, ScoredPassage, StoreId, TenantId
@@ -301,6 +302,38 @@ def test_search_that_has_not_begun_never_runs_when_nobody_waits_for_it(
     searched: list[object] = []
     asyncio.run(check())
     assert searched == []
+
+
+@pytest.mark.parametrize("method", ["search", "search_among", "stages"])
+def test_search_that_has_begun_ends_soon_when_nobody_waits_for_it(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, given_up = threading.Event(), threading.Event()
+    read: list[object] = []
+    texts = PassageTexts.texts
+
+    def texts_late(*arguments: Any) -> dict[int, str]:
+        if threading.current_thread().name.startswith("search"):  # others may write a snapshot meanwhile
+            begun.set()
+            given_up.wait(60)
+            read.append(arguments)
+        return texts(*arguments)
+
+    async def check() -> None:
+        async with shard_server(tmp_path) as server:
+            monkeypatch.setattr(PassageTexts, "texts", texts_late)
+            where: Any = {STORE: [DocId("file")]} if method == "search_among" else [STORE]
+            asked = getattr(server, method)(where, vectors(1)[0], 400)
+            searching = asyncio.create_task(collected(asked) if method == "stages" else asked)
+            await asyncio.to_thread(begun.wait, 60)
+            searching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await searching
+            given_up.set()
+            await asyncio.to_thread(server._searches.shutdown)
+
+    asyncio.run(check())
+    assert len(read) == 1, "of four times that texts are read"
 
 
 def has_structure(folder: Path) -> bool:
