@@ -47,7 +47,7 @@ class Found:
         return self.attributes.get(_document(scored), {})
 
 
-LATE = "what passes the filter was not looked for to the end: there may be more"
+LATE = "a wider search was late: there may be more passages than these"
 
 
 @dataclass(frozen=True, slots=True)
