@@ -202,7 +202,7 @@ class DiskOrderMachine(RuleBasedStateMachine):
     def catalog_and_shelf_hold_what_the_model_holds(self) -> None:
         if not hasattr(self, "catalog"):
             return
-        assert set(self.catalog.keys()) == {*self.idle, *self.known}
+        assert {*self.catalog.idle(), *self.catalog._known} == {*self.idle, *self.known}
         assert len(self.catalog) == len(self.idle) + len(self.known) + len(self.writing) + len(self.erasing)
         users = dict.fromkeys(self._held(), 0)
         for key in (*self.writing, *self.reading):
