@@ -68,10 +68,6 @@ class Birth:
         if (self.blend or self.seen) and not self.before:
             raise ValueError(f"a {self.kind} birth has no reused documents before it")
 
-    def has_seen(self, documents: Collection[DocumentTag]) -> bool:
-        """Whether one of them has left something in it."""
-        return any(each in documents for each in self.before + self.seen)
-
 
 @dataclass(frozen=True, slots=True)
 class Ranking:

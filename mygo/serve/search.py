@@ -72,14 +72,6 @@ class _Look:
         return None if self.ends_s is None else self.ends_s - asyncio.get_running_loop().time()
 
 
-class _Late(Exception):
-    """A wider round has lost shards that a narrower one had heard."""
-
-    def __init__(self, degraded: tuple[str, ...]) -> None:
-        super().__init__()
-        self.degraded = degraded
-
-
 class Searcher:
     """Retrieval plus what only the catalog knows: who may read, what was deleted, attributes."""
 
@@ -182,15 +174,15 @@ class Searcher:
                         # filters and copies thin it out: ask for more until it is full or there is no more
                         exhausted = len(result.passages) < look.k or _below(result.passages[-1], retrieval)
                         enough = len(found.passages) >= retrieval.top_k or exhausted
-                        lost_more = narrower is not None and len(result.lost_shards) > len(look.without)
-                        if result.is_final and lost_more:
-                            raise _Late(found.degraded)
+                        lost_more = len(result.lost_shards) > len(look.without)
+                        if narrower is not None and result.is_final and lost_more:
+                            yield replace(narrower, is_final=True, degraded=found.degraded)
+                            return
                         yield replace(found, is_final=result.is_final and enough)
-            except (_Late, Unavailable) as error:
+            except Unavailable:
                 if narrower is None:
                     raise
-                degraded = error.degraded if isinstance(error, _Late) else (*narrower.degraded, LATE)
-                yield replace(narrower, is_final=True, degraded=degraded)
+                yield replace(narrower, is_final=True, degraded=(*narrower.degraded, LATE))
                 return
             if enough:
                 return

@@ -130,8 +130,7 @@ class Chunks:
             list(self._cache.hashes(request)),
         )
         if segments.reuse is Reuse.BLEND:
-            if self._planner.settle(live):
-                self._tiers.renamed(request)
+            self._planner.settle(live)
             live.cached_tokens = self._planner.device_tokens(live)
             self._fetch(live, self._layout(live))
 
@@ -162,7 +161,6 @@ class Chunks:
         # what was looked up, and found in any tier
         found = self._cache.hashes(request)[: live.cached_tokens // self._cache.block_tokens]
         if self._planner.settle(live):
-            self._tiers.renamed(request)
             still_found = self._cache.hashes(request)[: len(found)] == found
             if not still_found or self._planner.device_tokens(live) != device_tokens:
                 return None

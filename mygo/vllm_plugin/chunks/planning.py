@@ -59,6 +59,7 @@ class Planner:
             return False
         live.tags = tags
         identity.approximate(live.request, live.hasher, tags, self._cache.hash_tokens)
+        self._tiers.renamed(live.request)
         return True
 
     def _plan(self, live: Live) -> None:

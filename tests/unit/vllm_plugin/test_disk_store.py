@@ -352,13 +352,15 @@ def test_write_under_way_leaves_nothing_when_its_chunk_is_purged(tmp_path: Path)
     assert write(store, 1)
 
 
-def test_purged_chunk_keeps_its_place_until_its_write_has_ended(tmp_path: Path) -> None:
-    files, gate, waits = faulty_files(tmp_path), threading.Event(), threading.Event()
-    store = open_store(files, max_chunks=1)
+def _purged_while_written(store: DiskStore, files: FaultyFiles, then: Callable[[], None]) -> threading.Event:
+    """Chunk 1 is being written, and its purge has ended. Once the event is set, ``then`` comes, and the write
+    goes on."""
+    gate, waits = threading.Event(), threading.Event()
 
     def stand_still() -> None:
         waits.set()
         gate.wait(10)
+        then()
 
     files.write_fault = stand_still
     store.write(key(1), payload(1))
@@ -367,6 +369,13 @@ def test_purged_chunk_keeps_its_place_until_its_write_has_ended(tmp_path: Path) 
     while not store._writes[key(1)].erased_before_end:
         time.sleep(0.001)
         store.poll()
+    return gate
+
+
+def test_purged_chunk_keeps_its_place_until_its_write_has_ended(tmp_path: Path) -> None:
+    files = faulty_files(tmp_path)
+    store = open_store(files, max_chunks=1)
+    gate = _purged_while_written(store, files, lambda: None)
     assert store.held_bytes == FILE_BYTES
     assert not store.write(key(2), payload(2))
     gate.set()
@@ -376,25 +385,17 @@ def test_purged_chunk_keeps_its_place_until_its_write_has_ended(tmp_path: Path) 
 
 
 def test_purged_chunk_is_deleted_again_when_its_write_could_not_do_it(tmp_path: Path) -> None:
-    files, gate, waits = faulty_files(tmp_path), threading.Event(), threading.Event()
+    files = faulty_files(tmp_path)
     store = open_store(files)
 
-    def stand_still_then_fail_once() -> None:
-        waits.set()
-        gate.wait(10)
+    def fail_next() -> None:
         files.erase_fault = fail_once
 
     def fail_once() -> None:
         files.erase_fault = lambda: None
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
-    files.write_fault = stand_still_then_fail_once
-    store.write(key(1), payload(1))
-    assert waits.wait(10)
-    store.purge([key(1)])
-    while not store._writes[key(1)].erased_before_end:
-        time.sleep(0.001)
-        store.poll()
+    gate = _purged_while_written(store, files, fail_next)
     gate.set()
     settle(store)
     settle(store)
